@@ -9,7 +9,7 @@ __all__ = ['padding_waste', 'load_collator']
 from collections.abc import Sequence
 
 # %% ../nbs/02_collator.ipynb #d95158a3
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import BatchEncoding, DataCollatorWithPadding, PreTrainedTokenizerBase
 
 # %% ../nbs/02_collator.ipynb #979d42b4
 def padding_waste(
@@ -17,15 +17,23 @@ def padding_waste(
     multiple: int = 1,      # The shared width is rounded up to a multiple of this
 ) -> float: # Share of the batch that is padding, from 0 to 1
     "Share of a padded batch that holds no real token."
-    if len(lengths) == 0: raise ValueError("`lengths` is empty: give the token count of at least one row")
+    if len(lengths) == 0 or min(lengths) < 1: raise ValueError("`lengths` must hold the token count of at least one row, each at least 1, "
+                                                               f"but found {list(lengths)[:5]}")
+    if multiple < 1: raise ValueError(f"`multiple` must be at least 1, but found {multiple}")
     width = -(-max(lengths) // multiple) * multiple
-    return 1 - sum(lengths) / (width * len(lengths))
+    return float(1 - sum(lengths) / (width * len(lengths)))
 
-# %% ../nbs/02_collator.ipynb #f48215f0
+# %% ../nbs/02_collator.ipynb #89805402
+class _ModelInputCollator(DataCollatorWithPadding):
+    "Pads what the model takes, and leaves out any other column, such as texts and lengths."
+    def __call__(self, features: list[dict]) -> BatchEncoding:
+        wanted = {*self.tokenizer.model_input_names, "label", "label_ids", "labels"}
+        return super().__call__([{column: value for column, value in row.items() if column in wanted} for row in features])
+
+# %% ../nbs/02_collator.ipynb #51a688a7
 def load_collator(
-    tokenizer: PreTrainedTokenizerBase, # Knows the padding token and the side it goes to
-    device_type: str = "cpu",           # Where the batch will be used, as in torch.device.type
-) -> DataCollatorWithPadding: # Rows of ids to a dict of tensors
-    "A collator that pads each batch to its own longest row, on a GPU to the next multiple of 8."
-    # tensor cores work on tiles of 8 half-precision numbers: a width of 65 costs as much as one of 72
-    return DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if device_type == "cuda" else None)
+    tokenizer: PreTrainedTokenizerBase, # Knows the padding token, and on which side it goes
+    device_type: str = "cpu",           # Where the batches are used, as in torch.device.type
+) -> DataCollatorWithPadding: # Turns a list of rows into a dict of tensors
+    "A collator that pads each batch to its own longest row, on a GPU rounded up to a multiple of 8."
+    return _ModelInputCollator(tokenizer, pad_to_multiple_of=8 if device_type == "cuda" else None)

