@@ -6,7 +6,7 @@
 __all__ = ['FILE_FORMATS', 'BUILT_IN_DATA', 'SPLIT_NAMES', 'TEXT_NAMES', 'PAIR_NAMES', 'LABEL_NAMES', 'SHARES', 'tell',
            'normalise_text', 'row_digest', 'split_rows', 'check_encoding', 'read_rows', 'read_delimited', 'read_tabbed',
            'table_of_columns', 'table_of_records', 'read_json_lines', 'read_json', 'read_file', 'read_bbc_news',
-           'hub_status', 'read_hub', 'name_splits', 'read_folder', 'Source', 'read_rows_of', 'read_source', 'find_text',
+           'hub_status', 'read_hub', 'name_splits', 'read_folder', 'Source', 'read_part', 'read_source', 'find_text',
            'find_label', 'find_columns', 'rename_columns', 'check_no_gaps', 'check_texts', 'name_labels',
            'distinct_labels', 'check_labels', 'encode_labels', 'cut_splits', 'drop_secret_splits', 'source_of',
            'data_name', 'label_names', 'data_fingerprint', 'load_data']
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 # %% ../nbs/00_data.ipynb #e25f6c3f
 import numpy as np
@@ -82,7 +82,7 @@ def split_rows(
     return found
 
 # %% ../nbs/00_data.ipynb #f373c389
-def _open(path: Path, mode: str = "rt") -> TextIO:
+def _open(path: Path, mode: str = "rt") -> IO:
     "A file of text, compressed or not, its line ends as they are."
     text = dict(encoding="utf-8-sig", newline="") if mode == "rt" else {}
     return (gzip.open if path.suffix == ".gz" else open)(path, mode, **text)
@@ -182,7 +182,7 @@ def table_of_records(
 ) -> pa.Table:
     "Rows as a table; a column that a row lacks is missing there."
     for row, record in enumerate(records):
-        if not isinstance(record, Mapping): raise ValueError(f"{where}: row {row} is a {type(record).__name__}, expected one object with the column names per row")
+        if not isinstance(record, Mapping): raise ValueError(f"{where}: row {row} is of type {type(record).__name__}, expected one object with column names per row")
     names = dict.fromkeys(name for record in records for name in record)
     return table_of_columns({name: [record.get(name) for record in records] for name in names}, where)
 
@@ -286,7 +286,7 @@ def read_hub(
         if reachable: return datasets.load_dataset(source, name)
         return Cache(dataset_name=source.split("/")[-1], repo_id=source, config_name=name, version="auto", hash="auto").as_dataset()
     except Exception as error: # between here and the Hub anything can go wrong
-        reason = f"loading it from the Hub failed ({' '.join(str(error).split())})" if reachable else f"the Hub cannot be asked ({why}) and the cache holds no copy"
+        reason = f"loading it from the Hub failed ({' '.join(str(error).split())})" if reachable else f"the Hub cannot be asked ({why}), nor does the cache hold a copy"
         raise ValueError(f"no data set {source!r}{f' with name={name!r}' if name else ''}: it is not built in ({', '.join(BUILT_IN_DATA)}), no such file is here, and {reason}; "
                          f"give a built-in name or {FILE_FORMATS}, or try again when the Hub can be reached{_nearest(source, BUILT_IN_DATA)}") from error
 
@@ -343,7 +343,7 @@ def _read_path(path: Path) -> Dataset:
     if path.is_file(): return read_file(path)
     raise FileNotFoundError(f"no file {path}{_nearest(path.name, [other.name for other in path.parent.glob('*')])}")
 
-def read_rows_of(
+def read_part(
     part: Any,  # A path, a DataFrame, a dict of lists, a list of records, or a Dataset
     where: str, # How errors name it
 ) -> Dataset:
@@ -383,9 +383,9 @@ def read_source(
         path = Path(source).expanduser().absolute()
         return Source(read_folder(path) if path.is_dir() else {"train": _read_path(path)}, path.name, str(path))
     of_splits = isinstance(source, Mapping) and any(isinstance(part, (str, os.PathLike, pd.DataFrame, Mapping, Dataset)) for part in source.values())
-    if not of_splits: return Source({"train": read_rows_of(source, "the data")})
+    if not of_splits: return Source({"train": read_part(source, "the data")})
     files = {str(split): str(Path(part).expanduser().absolute()) for split, part in source.items() if isinstance(part, (str, os.PathLike))}
-    return Source({str(split): read_rows_of(part, str(split)) for split, part in source.items()}, origin=files if len(files) == len(source) else None)
+    return Source({str(split): read_part(part, str(split)) for split, part in source.items()}, origin=files if len(files) == len(source) else None)
 
 # %% ../nbs/00_data.ipynb #27a1cb25
 def _column(data: Dataset, name: str) -> pa.ChunkedArray:
@@ -398,7 +398,7 @@ def _is_text(data: Dataset, name: str) -> bool:
 
 def _listed(data: Dataset) -> str:
     "Columns and what they hold, for an error message."
-    return ", ".join(f"{name!r} ({getattr(feature, 'dtype', 'lists')})" for name, feature in data.features.items())
+    return ", ".join(f"{name!r} ({'text' if _is_text(data, name) else getattr(feature, 'dtype', 'lists')})" for name, feature in data.features.items())
 
 # %% ../nbs/00_data.ipynb #5b3ae94b
 TEXT_NAMES = ("text", "sentence", "content", "review", "body", "article", "message", "tweet", "comment", "question", "document", "description", "title")
@@ -570,7 +570,7 @@ def encode_labels(
     names = name_labels(dict.fromkeys(itertools.chain(*values.values()))) if not isinstance(feature, ClassLabel) else {name: name for name in feature.names}
     check_labels({split: {names.get(value, str(value)) for value in found} for split, found in values.items()}, len(parts["train"]))
     order = list(dict.fromkeys(names.values()))
-    if isinstance(_label_key(order[0]), int) and order[0] not in ("0", "00") : tell(f"the labels {_some(order)} have the ids 0 to {len(order) - 1}")
+    if all(isinstance(_label_key(name), int) for name in order) and order != [str(i) for i in range(len(order))]: tell(f"the labels {_some(order)} have the ids 0 to {len(order) - 1}")
     if len({name.strip().casefold() for name in order}) < len(order): tell(f"some labels differ in nothing but case or white space: {_some(list(map(repr, order)))}")
     id_of = {name: i for i, name in enumerate(order)}
     return {split: _with_ids(data, [id_of[names[value]] for value in values[split]], order) for split, data in parts.items()}
@@ -584,7 +584,7 @@ def _check_sizes(digests: Sequence[bytes], labels: Sequence[int], names: Sequenc
     counts = Counter(label_of.values())
     for label in sorted(set(labels)):
         if counts[label] <= len(missing):
-            raise ValueError(f"the label {names[label]!r} has {counts[label]} different texts, expected at least {len(missing) + 1} so that it is in train, {' and '.join(missing)}: "
+            raise ValueError(f"the label {names[label]!r} has too few different texts ({counts[label]}), expected at least {len(missing) + 1} so that it is in train, {' and '.join(missing)}: "
                              "add rows, merge it with another label, or give all three splits yourself")
 
 def cut_splits(
