@@ -119,10 +119,12 @@ def load_metric(
     before = evaluate.config.HF_EVALUATE_OFFLINE
     evaluate.config.HF_EVALUATE_OFFLINE = before or not reachable  # a cached script still loads, and nothing waits for the network
     try: return evaluate.load(str(name))
-    except Exception as error:
-        state = f"it did not load from the Hub ({type(error).__name__})" if reachable else f"the Hub was not reachable ({why})"
+    except FileNotFoundError:  # its message says that the Hub has no such metric, asked or not
+        state = "the Hub has none of that name" if reachable else f"the Hub was not reachable ({why})"
         raise ValueError(f"no metric `{name}`: built in are {', '.join(_SCORES)}, and {state}; "
-                         "give a built-in name or the path of a metric script") from error
+                         "give a built-in name or the path of a metric script") from None
+    except Exception as error:  # whatever the script does wrong
+        raise ValueError(f"the metric script `{name}` does not load: {str(error).strip().partition(chr(10))[0]}") from error
     finally: evaluate.config.HF_EVALUATE_OFFLINE = before
 
 # %% ../nbs/03_metrics.ipynb #c76abf7a
