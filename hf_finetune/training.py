@@ -23,6 +23,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -73,18 +74,18 @@ OWNED = dict(
 
 # %% ../nbs/08_training.ipynb #0a2f7855
 def _at_least(low: float, whole: bool = False, below: float = math.inf) -> tuple[str, Callable[[Any], bool]]:
-    kind = (int,) if whole else (int, float)
+    kind = Integral if whole else Real
     words = f"{'a whole number' if whole else 'a number'} of at least {low:g}" + (f" and below {below:g}" if below < math.inf else "")
     return words, lambda value: isinstance(value, kind) and not isinstance(value, bool) and low <= value < below
 
 RANGES = dict(
-    learning_rate=("a number above 0 and below 1", lambda value: isinstance(value, float) and 0 < value < 1),
-    num_train_epochs=("a number above 0 and at most 1000", lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 1000),
-    max_steps=("a whole number of at least 1", lambda value: isinstance(value, int) and (value >= 1 or value == -1) and not isinstance(value, bool)),
+    learning_rate=("a number above 0 and below 1", lambda value: isinstance(value, Real) and 0 < value < 1),
+    num_train_epochs=("a number above 0 and at most 1000", lambda value: isinstance(value, Real) and not isinstance(value, bool) and 0 < value <= 1000),
+    max_steps=("a whole number of at least 1", lambda value: isinstance(value, Integral) and (value >= 1 or value == -1) and not isinstance(value, bool)),
     **{name: _at_least(1, whole=True) for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")},
     **{name: _at_least(0, whole=True) for name in ("dataloader_num_workers",)}, **{name: _at_least(0, whole=True, below=2**32) for name in ("seed", "data_seed")},
     **{name: _at_least(0) for name in ("warmup_steps", "max_grad_norm")}, **{name: _at_least(0, below=1) for name in ("weight_decay", "label_smoothing_factor")},
-    logging_steps=("a number above 0", lambda value: isinstance(value, (int, float)) and value > 0))
+    logging_steps=("a number above 0", lambda value: isinstance(value, Real) and value > 0))
 
 # %% ../nbs/08_training.ipynb #b969ae4b
 def check_arguments(
@@ -542,13 +543,15 @@ def finetune(
 ) -> Run:                               # Its model is the best checkpoint
     "Fine-tune a model, or go on with or come back to the same run."
     check_arguments(training_arguments)
-    metric = metric or training_arguments.pop("metric_for_best_model", None) or "accuracy"
+    named = training_arguments.pop("metric_for_best_model", None)
+    metric = metric or named or "accuracy"
     direction_of(metric)
     data = load_data(data)
     seed = training_arguments.get("seed", 42)
-    source = getattr(model, "name_or_path", None) if isinstance(model, PreTrainedModel) else model
     built = build_model(model, data, seed)
-    tokenizer = load_tokenizer(source if isinstance(source, (str, Path)) and str(source) else built.name_or_path)
+    source = model if isinstance(model, (str, Path)) else built.name_or_path
+    if not source: raise ValueError("the model does not say which tokenizer it was made for: set model.name_or_path to a built-in name, a folder or a Hub id")
+    tokenizer = load_tokenizer(source)
     if built.config.pad_token_id is None: built.config.pad_token_id = tokenizer.pad_token_id
     pair = "text_pair" in data["train"].column_names
     max_length = resolve_max_length(tokenizer, max_length, pair)
@@ -568,7 +571,7 @@ def finetune(
     # Best and newest checkpoint, and the one that is being written
     check_space(folder, 8 * sum(parameter.nbytes for parameter in built.parameters()))
     write_json(folder / RUN_FILE, dict(
-        fingerprint=fingerprint, description=description, model=str(source) if isinstance(source, (str, Path)) else model_label(model),
+        fingerprint=fingerprint, description=description, model=str(source),
         data=dict(name=data_name(data), source=source_of(data), rows={split: len(rows) for split, rows in data.items()}), labels=label_names(data), text_pair=pair,
         metric=metric_key(metric), direction=direction_of(metric), max_length=max_length, arguments={name: value for name, value in arguments.items() if name not in OWNED},
         seed=seed, precision=precision, device=device.type, versions=versions()))
