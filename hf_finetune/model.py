@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['ModelSource', 'count_parameters', 'is_interactive', 'quiet_transformers', 'refuse_pickled_weights', 'renew_head',
-           'load_model', 'build_model', 'weights_digest']
+           'keeps_head', 'load_model', 'build_model', 'weights_digest', 'start_digest']
 
 # %% ../nbs/05_model.ipynb #39617add
 import hashlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from datasets import DatasetDict
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from .data import label_names, tell
@@ -75,6 +75,15 @@ def renew_head(
             for parameter in own: parameter._is_hf_initialized = False
             model._init_weights(module)
 
+# %% ../nbs/05_model.ipynb #c64f989f
+def keeps_head(
+    config: PretrainedConfig, # As it stands in the checkpoint
+    names: Sequence[str],     # Labels of the data, in the order of their ids
+) -> bool:                    # False for an encoder without a head
+    "Whether a checkpoint brings a head for these labels in this order."
+    known = [config.id2label[i] for i in sorted(config.id2label)]
+    return known == list(names) and any("ForSequenceClassification" in name for name in config.architectures or [])
+
 # %% ../nbs/05_model.ipynb #bd070498
 def load_model(
     name: str | Path,   # Built-in name, folder or Hub id
@@ -86,16 +95,15 @@ def load_model(
     if Path(source).is_dir(): refuse_pickled_weights(Path(source))
     with quiet_transformers():
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        known = [config.id2label[i] for i in sorted(config.id2label)]
-        has_head = any("ForSequenceClassification" in name for name in config.architectures or [])
+        kept, architectures, known = keeps_head(config, names), config.architectures or [], list(config.id2label.values())
         config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
         config.problem_type = "single_label_classification"
         with torch.random.fork_rng(devices=[]):
             model = AutoModelForSequenceClassification.from_pretrained(
                 source, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True, trust_remote_code=False)
-    if not (has_head and known == names):
+    if not kept:
         renew_head(model, seed)
-        if has_head: tell(f"model: the head of {name} speaks of {', '.join(known)}, so the data gets a new one")
+        if any("ForSequenceClassification" in name for name in architectures): tell(f"model: the head of {name} speaks of {', '.join(known)}, so the data gets a new one")
     return model.eval()
 
 # %% ../nbs/05_model.ipynb #5b737b47
@@ -131,3 +139,14 @@ def weights_digest(
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def start_digest(
+    model: ModelSource,     # As it was given
+    built: PreTrainedModel, # What build_model made of it
+) -> str:                   # 64 hexadecimal digits
+    "Digest of the weights that a training starts from, except for a head that follows from the seed."
+    if not isinstance(model, (str, Path)): return weights_digest(built)
+    config = AutoConfig.from_pretrained(find_pretrained(model), trust_remote_code=False)
+    names = [built.config.id2label[i] for i in range(built.config.num_labels)]
+    return weights_digest(built if keeps_head(config, names) else built.base_model)
