@@ -6,8 +6,8 @@
 __all__ = ['FIELDS', 'RENAMED', 'OWNED', 'RANGES', 'TIMINGS', 'NEUTRAL', 'check_arguments', 'default_arguments',
            'build_arguments', 'build_loss', 'check_space', 'FinetuneTrainer', 'TrainingProgress', 'EvaluationLine',
            'SaveOnInterrupt', 'candidates_of', 'RunFolder', 'describe_run', 'run_fingerprint', 'check_folder',
-           'plot_learning', 'plot_confusion', 'Run', 'build_trainer', 'choose_precision', 'model_label', 'versions',
-           'finetune', 'train_run', 'finish_run']
+           'warn_if_wiped', 'plot_learning', 'plot_confusion', 'history_of', 'RunRecord', 'Run', 'build_trainer',
+           'choose_precision', 'model_label', 'versions', 'finetune', 'finish_run', 'train_run']
 
 # %% ../nbs/08_training.ipynb #65d77ac1
 import dataclasses
@@ -17,6 +17,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import os
 import shutil
 import signal
 import threading
@@ -31,6 +32,7 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import DatasetDict
+import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from torch.nn.functional import cross_entropy
 from torch.utils.data import SequentialSampler
@@ -47,7 +49,7 @@ from .data import data_fingerprint, data_name, label_names, load_data, source_of
 from .device import pick_device, pick_precision, precision_arguments
 from .inference import Predictor, usable_precision
 from .metrics import build_compute_metrics, direction_of, metric_key
-from .model import ModelSource, build_model, is_interactive, quiet_transformers, weights_digest
+from .model import ModelSource, build_model, is_interactive, quiet_transformers, start_digest
 from .tokenizer import load_tokenizer, resolve_max_length, tokenize_data
 
 # %% ../nbs/08_training.ipynb #f3837125
@@ -268,6 +270,9 @@ NEUTRAL = {"disable_tqdm", "report_to", "run_name", "project", "log_level", "log
            "logging_strategy", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
            "skip_memory_metrics", "use_cpu", "per_device_eval_batch_size", "eval_accumulation_steps", "torch_empty_cache_steps", "ddp_timeout"}
 
+def _plain_value(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else str(value)
+
 def describe_run(
     data: DatasetDict,            # As load_data gives it
     model: str,                   # Name of the model
@@ -281,7 +286,7 @@ def describe_run(
     used = {name: value for name, value in arguments.items() if name not in NEUTRAL and name not in OWNED}
     states = [[type(callback).__name__, callback.state()["args"] if isinstance(callback, ExportableState) else None] for callback in callbacks]
     description = dict(data=data_fingerprint(data), model=model, weights=weights, metric=metric, max_length=max_length, **used)
-    return json.loads(json.dumps({**description, **({"callbacks": states} if states else {})}, default=str))
+    return json.loads(json.dumps({**description, **({"callbacks": states} if states else {})}, default=_plain_value))
 
 def run_fingerprint(
     description: Mapping[str, Any], # As describe_run gives it
@@ -304,6 +309,16 @@ def check_folder(
                  for name in sorted({*there, *description}) if there.get(name) != description.get(name)]
     if different: raise ValueError(f"{folder} holds another run ({'; '.join(different)}): give another output_dir, or none to get one by itself")
     return True
+
+# %% ../nbs/08_training.ipynb #af6ce24f
+def warn_if_wiped(
+    folder: Path,                      # Where the run is to be written
+    disk: Path = Path("/content"),     # What Colab wipes
+) -> str | None:                       # What to tell, or None
+    "Say so where a run folder would be lost with the machine."
+    there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
+    if not disk.is_dir() or there.stat().st_dev != disk.stat().st_dev: return None
+    return f"{folder} is lost when Colab disconnects: mount Drive and give an output_dir on it, such as /content/drive/MyDrive/{folder.name}"
 
 # %% ../nbs/08_training.ipynb #016679c3
 def plot_learning(
@@ -339,15 +354,26 @@ def plot_confusion(
     axis.set_yticklabels(labels)
 
 # %% ../nbs/08_training.ipynb #2aa0cdb3
-class Run:
-    "A finished or interrupted run: its best model, its history, its scores, and what they were made from."
+def history_of(
+    log: pd.DataFrame,               # Content of history.csv: one row per log event
+    candidates: Sequence[Candidate], # The evaluations, in order of steps
+) -> pd.DataFrame:                   # epoch, step, training_loss (mean since the last evaluation), validation_loss and the metrics
+    "One row per evaluation."
+    rows, last = [], 0
+    for candidate in candidates:
+        losses = log[(log["step"] > last) & (log["step"] <= candidate.step)].get("loss", pd.Series(dtype=float))
+        scores = {name: value for name, value in candidate.scores.items() if name != "loss"}
+        rows.append(dict(epoch=candidate.epoch, step=candidate.step, training_loss=losses.mean(), validation_loss=candidate.scores.get("loss"), **scores))
+        last = candidate.step
+    return pd.DataFrame(rows)
+
+# %% ../nbs/08_training.ipynb #d2739218
+class RunRecord:
+    "What the folder of a finished or interrupted run says, read from its files."
     def __init__(self,
-        folder: str | Path,              # The run folder
-        data: DatasetDict | None = None, # Its data, if at hand; else it is loaded again where that is possible
-        rows: DatasetDict | None = None, # The same, tokenized, if at hand
+        folder: str | Path, # The run folder
     ):
         self.folder, self.settings = Path(folder).expanduser(), read_run(folder)
-        self._data, self._rows = data, rows
 
     @property
     def best(self) -> BestCheckpoint:
@@ -366,20 +392,58 @@ class Run:
 
     @property
     def history(self) -> pd.DataFrame:
-        "One row per evaluation: epoch, step, training_loss (mean since the last one), validation_loss and the metrics."
-        log, rows, last = self.log, [], 0
-        for candidate in self.best.candidates:
-            losses = log[(log["step"] > last) & (log["step"] <= candidate.step)].get("loss", pd.Series(dtype=float))
-            scores = {name: value for name, value in candidate.scores.items() if name != "loss"}
-            rows.append(dict(epoch=candidate.epoch, step=candidate.step, training_loss=losses.mean(), validation_loss=candidate.scores.get("loss"), **scores))
-            last = candidate.step
-        return pd.DataFrame(rows)
+        "One row per evaluation: epoch, step, training_loss, validation_loss and the metrics."
+        return history_of(self.log, self.best.candidates)
 
     @property
     def scores(self) -> dict[str, Any]:
         "Content of metrics.json: validation scores of the best checkpoint, and those on test once they were asked for."
         path = self.folder / "metrics.json"
         return read_json(path) if path.is_file() else {}
+
+    def plot(self) -> Figure: # Learning curves and confusion matrix of the validation split
+        "How the run learned, and what its best checkpoint mixes up."
+        figure = plt.figure(figsize=(10, 3.2), layout="constrained") # A bare Figure is not drawn by a notebook
+        plt.close(figure)                                           # Nor should it be drawn twice
+        axes = figure.subplots(1, 3)
+        plot_learning(self.history, self.log, self.settings["metric"], axes[:2])
+        confusion = self.scores.get("confusion_matrix")
+        if confusion: plot_confusion(np.array(confusion["counts"]), confusion["labels"], axes[2])
+        return figure
+
+    def save_pictures(self) -> None:
+        "Write learning_curves.png and confusion_matrix.png into the run folder."
+        learning, confusion = Figure(figsize=(8, 3.6), layout="constrained"), Figure(figsize=(5, 4.5), layout="constrained")
+        plot_learning(self.history, self.log, self.settings["metric"], learning.subplots(1, 2))
+        found = self.scores["confusion_matrix"]
+        plot_confusion(np.array(found["counts"]), found["labels"], confusion.subplots())
+        learning.savefig(self.folder / "learning_curves.png", dpi=100)
+        confusion.savefig(self.folder / "confusion_matrix.png", dpi=100)
+
+    def table(self) -> pd.DataFrame: # The history, with the best epoch marked
+        "One row per evaluation, the best one marked."
+        best, table = self.best, self.history
+        return table.assign(best=["←" if step == best.step else "" for step in table["step"]])
+
+    def __repr__(self) -> str:
+        if not (self.folder / MANIFEST).is_file(): return f"Run {self.folder}: no evaluation yet"
+        best = self.best
+        return f"Run {self.folder}: {best.checkpoint} is best, {best.metric} {best.value:.4f} after epoch {best.epoch:g}{'' if self.finished else ' (not finished)'}"
+
+    def _repr_html_(self) -> str:
+        table = self.table().to_html(index=False, float_format="{:.4f}".format, border=0) if (self.folder / MANIFEST).is_file() else ""
+        return f"<p>{self!r}</p>{table}"
+
+# %% ../nbs/08_training.ipynb #839118e1
+class Run(RunRecord):
+    "A finished or interrupted run: its best model, its history, its scores, and what they were made from."
+    def __init__(self,
+        folder: str | Path,              # The run folder
+        data: DatasetDict | None = None, # Its data, if at hand; else it is loaded again where that is possible
+        rows: DatasetDict | None = None, # The same, tokenized, if at hand
+    ):
+        super().__init__(folder)
+        self._data, self._rows = data, rows
 
     @cached_property
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -450,38 +514,6 @@ class Run:
     ) -> list[dict[str, Any]]:                   # Per row label, score and scores (a probability for each label)
         "Labels with probabilities, in the order of the rows."
         return self.predictor(texts, text_pairs)
-
-    def plot(self) -> Figure: # Learning curves and confusion matrix of the validation split
-        "How the run learned, and what its best checkpoint mixes up."
-        figure = Figure(figsize=(12, 3.6), layout="constrained")
-        axes = figure.subplots(1, 3)
-        plot_learning(self.history, self.log, self.settings["metric"], axes[:2])
-        confusion = self.scores.get("confusion_matrix")
-        if confusion: plot_confusion(np.array(confusion["counts"]), confusion["labels"], axes[2])
-        return figure
-
-    def save_pictures(self) -> None:
-        "Write learning_curves.png and confusion_matrix.png into the run folder."
-        learning, confusion = Figure(figsize=(8, 3.6), layout="constrained"), Figure(figsize=(5, 4.5), layout="constrained")
-        plot_learning(self.history, self.log, self.settings["metric"], learning.subplots(1, 2))
-        found = self.scores["confusion_matrix"]
-        plot_confusion(np.array(found["counts"]), found["labels"], confusion.subplots())
-        learning.savefig(self.folder / "learning_curves.png", dpi=100)
-        confusion.savefig(self.folder / "confusion_matrix.png", dpi=100)
-
-    def table(self) -> pd.DataFrame: # The history, with the best epoch marked
-        "One row per evaluation, the best one marked."
-        best, table = self.best, self.history
-        return table.assign(best=["←" if step == best.step else "" for step in table["step"]])
-
-    def __repr__(self) -> str:
-        if not (self.folder / MANIFEST).is_file(): return f"Run {self.folder}: no evaluation yet"
-        best = self.best
-        return f"Run {self.folder}: {best.checkpoint} is best, {best.metric} {best.value:.4f} after epoch {best.epoch:g}{'' if self.finished else ' (not finished)'}"
-
-    def _repr_html_(self) -> str:
-        table = self.table().to_html(index=False, float_format="{:.4f}".format, border=0) if (self.folder / MANIFEST).is_file() else ""
-        return f"<p>{self!r}</p>{table}"
 
 # %% ../nbs/08_training.ipynb #d04ff98d
 def build_trainer(
@@ -556,15 +588,15 @@ def finetune(
     pair = "text_pair" in data["train"].column_names
     max_length = resolve_max_length(tokenizer, max_length, pair)
     arguments = default_arguments(built.config, len(data["train"]), training_arguments)
-    # The head of a named model follows from the seed, so its encoder says it all
-    weights = weights_digest(built.base_model if isinstance(model, (str, Path)) else built)
-    description = describe_run(data, model_label(model), weights, metric_key(metric), max_length, arguments, callbacks)
+    description = describe_run(data, model_label(model), start_digest(model, built), metric_key(metric), max_length, arguments, callbacks)
     fingerprint = run_fingerprint(description)
     folder = Path(output_dir).expanduser() if output_dir is not None else Path("runs") / f"{model_label(model)}-{data_name(data)}-{fingerprint}"
     begun = check_folder(folder, description)
     if begun and Run(folder).finished:
         tell(f"{folder} is finished: this is its result; change an argument for a new run")
         return Run(folder, data)
+    warning = warn_if_wiped(folder) if "COLAB_RELEASE_TAG" in os.environ else None
+    if warning: tell(warning)
     device, precision = choose_precision(training_arguments, built.config.model_type, read_run(folder).get("precision") if begun else None)
     args = build_arguments(folder, arguments, len(data["train"]), metric, precision_arguments(device, precision))
     folder.mkdir(parents=True, exist_ok=True)
@@ -578,6 +610,21 @@ def finetune(
     return train_run(folder, built, tokenizer, data, args, callbacks)
 
 # %% ../nbs/08_training.ipynb #5634c3ec
+def finish_run(
+    run: Run,                        # Trained to its end
+    candidates: Sequence[Candidate], # All its evaluation points
+) -> None:
+    "Check the best checkpoint against its record, write metrics and pictures, and mark the run finished."
+    best = run.best
+    scores = run.evaluate("validation")
+    if not math.isclose(scores[best.metric], best.value, abs_tol=1e-6):
+        tell(f"{best.checkpoint} gives {best.metric} {scores[best.metric]:.6f} when loaded, and {best.value:.6f} was recorded in training")
+    write_json(run.folder / "metrics.json", dict(validation=scores, confusion_matrix=dict(split="validation", labels=run.settings["labels"], counts=run._confusion.tolist())))
+    run.save_pictures()
+    record_best(run.folder, candidates, best.metric, finished=True)
+    tell(f"{run!r}")
+
+# %% ../nbs/08_training.ipynb #bdf29974
 def train_run(
     folder: Path,                       # With a run.json
     model: PreTrainedModel,             # At its start
@@ -607,17 +654,3 @@ def train_run(
     run = Run(folder, data, rows)
     finish_run(run, candidates_of(trainer.state.log_history))
     return run
-
-def finish_run(
-    run: Run,                        # Trained to its end
-    candidates: Sequence[Candidate], # All its evaluation points
-) -> None:
-    "Check the best checkpoint against its record, write metrics and pictures, and mark the run finished."
-    best = run.best
-    scores = run.evaluate("validation")
-    if not math.isclose(scores[best.metric], best.value, abs_tol=1e-6):
-        tell(f"{best.checkpoint} gives {best.metric} {scores[best.metric]:.6f} when loaded, and {best.value:.6f} was recorded in training")
-    write_json(run.folder / "metrics.json", dict(validation=scores, confusion_matrix=dict(split="validation", labels=run.settings["labels"], counts=run._confusion.tolist())))
-    run.save_pictures()
-    record_best(run.folder, candidates, best.metric, finished=True)
-    tell(f"{run!r}")
