@@ -193,5 +193,6 @@ def tokenize_data(
     max_length = resolve_max_length(tokenizer, max_length, pair="text_pair" in data[first].column_names)
     tokenized = DatasetDict({name: _tokenize_split(split, tokenizer, max_length) for name, split in data.items()})
     cut, rows = sum(tokenized[first]["cut"]), len(tokenized[first])
-    tell(f"{cut} of {rows} {first} rows ({cut/rows:.1%}) are longer than {max_length} tokens and were cut there; `max_length` changes that")
+    found = f"{cut} of {rows} {first} rows ({cut/rows:.1%}) are longer than {max_length} tokens and were cut there; `max_length` changes that"
+    tell(found if cut else f"no {first} row is longer than {max_length} tokens, so none was cut")
     return tokenized.remove_columns("cut")
