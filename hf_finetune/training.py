@@ -54,40 +54,72 @@ from .tokenizer import load_tokenizer, resolve_max_length, tokenize_data
 
 # %% ../nbs/08_training.ipynb #f3837125
 FIELDS = tuple(field.name for field in dataclasses.fields(TrainingArguments))
-RENAMED = dict(
-    evaluation_strategy="eval_strategy", group_by_length='train_sampling_strategy="group_by_length"', warmup_ratio="warmup_steps (a share below 1)",
-    no_cuda="use_cpu", gradient_checkpointing="activation_checkpointing", per_gpu_train_batch_size="per_device_train_batch_size",
-    per_gpu_eval_batch_size="per_device_eval_batch_size", overwrite_output_dir="nothing: the same call goes on, another one gets another folder",
-    logging_dir="the environment variable TENSORBOARD_LOGGING_DIR", save_safetensors="nothing: weights are always safetensors",
-    tokenizer="nothing: the tokenizer comes with the model", compute_metrics="metric", lr="learning_rate", epochs="num_train_epochs", batch_size="per_device_train_batch_size")
-# Values that say what is done anyway are let through
-OWNED = dict(
-    eval_strategy=(("epoch",), "every epoch is evaluated"), save_strategy=(("epoch",), "every epoch is saved"),
-    save_total_limit=((2,), "the best and the newest checkpoint are kept"), load_best_model_at_end=((True,), "Run.model is the best model"),
-    resume_from_checkpoint=((None, True), "the same call goes on by itself"), save_only_model=((False,), "only the newest checkpoint holds the optimizer"),
-    greater_is_better=((None,), "the direction comes from the metric"), auto_find_batch_size=((False,), "set per_device_train_batch_size"),
-    ignore_data_skip=((False,), "a resumed run continues in the data where it stopped"), enable_jit_checkpoint=((False,), "Ctrl-C saves at the end of the step"),
-    remove_unused_columns=((True,), "the data is tokenized for the model"), prediction_loss_only=((False,), "metrics need predictions"),
-    batch_eval_metrics=((False,), "metrics are computed over all rows"), eval_do_concat_batches=((True,), "metrics are computed over all rows"),
-    bf16_full_eval=((False,), "scores are recorded with float32 weights"), fp16_full_eval=((False,), "scores are recorded with float32 weights"),
-    push_to_hub=((False,), "call run.model.push_to_hub afterwards"), eval_steps=((None,), "every epoch is evaluated"),
-    save_steps=((500,), "every epoch is saved"), eval_delay=((0,), "every epoch is evaluated"), eval_on_start=((False,), "every epoch is evaluated"),
-    full_determinism=((False,), "a seed gives the same run on the same machine"))
+RENAMED = dict( # Names of transformers 4, and short ones that people try
+    evaluation_strategy="eval_strategy",
+    group_by_length='train_sampling_strategy="group_by_length"',
+    warmup_ratio="warmup_steps (a share below 1)",
+    no_cuda="use_cpu",
+    gradient_checkpointing="activation_checkpointing",
+    per_gpu_train_batch_size="per_device_train_batch_size",
+    per_gpu_eval_batch_size="per_device_eval_batch_size",
+    overwrite_output_dir="nothing: the same call goes on, another one gets another folder",
+    logging_dir="the environment variable TENSORBOARD_LOGGING_DIR",
+    save_safetensors="nothing: weights are always safetensors",
+    tokenizer="nothing: the tokenizer comes with the model",
+    compute_metrics="metric",
+    lr="learning_rate",
+    epochs="num_train_epochs",
+    batch_size="per_device_train_batch_size")
+
+# %% ../nbs/08_training.ipynb #910a2509
+OWNED = dict( # Values that say what is done anyway are let through
+    eval_strategy=(("epoch",), "every epoch is evaluated"),
+    eval_steps=((None,), "every epoch is evaluated"),
+    eval_delay=((0,), "every epoch is evaluated"),
+    eval_on_start=((False,), "every epoch is evaluated"),
+    save_strategy=(("epoch",), "every epoch is saved"),
+    save_steps=((500,), "every epoch is saved"),
+    save_total_limit=((2,), "the best and the newest checkpoint are kept"),
+    save_only_model=((False,), "only the newest checkpoint holds the optimizer"),
+    load_best_model_at_end=((True,), "Run.model is the best model"),
+    greater_is_better=((None,), "the direction comes from the metric"),
+    resume_from_checkpoint=((None, True), "the same call goes on by itself"),
+    ignore_data_skip=((False,), "a resumed run continues in the data where it stopped"),
+    enable_jit_checkpoint=((False,), "Ctrl-C saves at the end of the step"),
+    auto_find_batch_size=((False,), "set per_device_train_batch_size"),
+    remove_unused_columns=((True,), "the data is tokenized for the model"),
+    prediction_loss_only=((False,), "metrics need predictions"),
+    batch_eval_metrics=((False,), "metrics are computed over all rows"),
+    eval_do_concat_batches=((True,), "metrics are computed over all rows"),
+    bf16_full_eval=((False,), "scores are recorded with float32 weights"),
+    fp16_full_eval=((False,), "scores are recorded with float32 weights"),
+    full_determinism=((False,), "a seed gives the same run on the same machine"),
+    push_to_hub=((False,), "call run.model.push_to_hub afterwards"))
 
 # %% ../nbs/08_training.ipynb #0a2f7855
+def _number(value: Any) -> bool: return isinstance(value, Real) and not isinstance(value, bool)
+
 def _at_least(low: float, whole: bool = False, below: float = math.inf) -> tuple[str, Callable[[Any], bool]]:
     kind = Integral if whole else Real
-    words = f"{'a whole number' if whole else 'a number'} of at least {low:g}" + (f" and below {below:g}" if below < math.inf else "")
-    return words, lambda value: isinstance(value, kind) and not isinstance(value, bool) and low <= value < below
+    limit = f" and below {below:g}" if below < math.inf else ""
+    words = f"{'a whole number' if whole else 'a number'} of at least {low:g}{limit}"
+    return words, lambda value: _number(value) and isinstance(value, kind) and low <= value < below
 
 RANGES = dict(
-    learning_rate=("a number above 0 and below 1", lambda value: isinstance(value, Real) and 0 < value < 1),
-    num_train_epochs=("a number above 0 and at most 1000", lambda value: isinstance(value, Real) and not isinstance(value, bool) and 0 < value <= 1000),
-    max_steps=("a whole number of at least 1", lambda value: isinstance(value, Integral) and (value >= 1 or value == -1) and not isinstance(value, bool)),
-    **{name: _at_least(1, whole=True) for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")},
-    **{name: _at_least(0, whole=True) for name in ("dataloader_num_workers",)}, **{name: _at_least(0, whole=True, below=2**32) for name in ("seed", "data_seed")},
-    **{name: _at_least(0) for name in ("warmup_steps", "max_grad_norm")}, **{name: _at_least(0, below=1) for name in ("weight_decay", "label_smoothing_factor")},
-    logging_steps=("a number above 0", lambda value: isinstance(value, Real) and value > 0))
+    learning_rate=("a number above 0 and below 1", lambda value: _number(value) and 0 < value < 1),
+    num_train_epochs=("a number above 0 and at most 1000", lambda value: _number(value) and 0 < value <= 1000),
+    max_steps=("a whole number of at least 1", lambda value: _number(value) and isinstance(value, Integral) and (value >= 1 or value == -1)),
+    logging_steps=("a number above 0", lambda value: _number(value) and value > 0),
+    per_device_train_batch_size=_at_least(1, whole=True),
+    per_device_eval_batch_size=_at_least(1, whole=True),
+    gradient_accumulation_steps=_at_least(1, whole=True),
+    dataloader_num_workers=_at_least(0, whole=True),
+    seed=_at_least(0, whole=True, below=2**32),
+    data_seed=_at_least(0, whole=True, below=2**32),
+    warmup_steps=_at_least(0),
+    max_grad_norm=_at_least(0),
+    weight_decay=_at_least(0, below=1),
+    label_smoothing_factor=_at_least(0, below=1))
 
 # %% ../nbs/08_training.ipynb #b969ae4b
 def check_arguments(
@@ -98,9 +130,11 @@ def check_arguments(
         if name in RENAMED: raise ValueError(f"{name} is not an argument of transformers 5: use {RENAMED[name]}")
         if name not in FIELDS:
             near = difflib.get_close_matches(name, [*FIELDS, "metric", "max_length", "callbacks"], n=1)
-            raise ValueError(f"unknown argument {name}" + (f": did you mean {near[0]}?" if near else ": any field of TrainingArguments may be given"))
+            hint = f"did you mean {near[0]}?" if near else "any field of TrainingArguments may be given"
+            raise ValueError(f"unknown argument {name}: {hint}")
         if name in OWNED and value not in OWNED[name][0]: raise ValueError(f"{name}={value!r} cannot be set: {OWNED[name][1]}")
-        if name in RANGES and value is not None and not RANGES[name][1](value): raise ValueError(f"{name} must be {RANGES[name][0]}, found {value!r}")
+        expected, holds = RANGES.get(name, ("", None))
+        if holds and value is not None and not holds(value): raise ValueError(f"{name} must be {expected}, found {value!r}")
 
 # %% ../nbs/08_training.ipynb #6014e880
 def default_arguments(
@@ -130,9 +164,10 @@ def build_arguments(
     steps = math.ceil(rows / (owned["per_device_train_batch_size"] * owned.get("gradient_accumulation_steps", 1)))
     total = owned.get("max_steps", -1)
     total = total if total > 0 else math.ceil(steps * owned["num_train_epochs"])
-    settings = dict(per_device_eval_batch_size=64, disable_tqdm=not is_interactive(), report_to="none", logging_steps=max(1, min(total // 20, steps // 4)))
-    args = TrainingArguments(**{**settings, **owned, **precision}, output_dir=str(output_dir), eval_strategy="epoch", save_strategy="epoch",
-                             metric_for_best_model=metric_key(metric), greater_is_better=direction_of(metric) == "maximize",
+    settings = dict(per_device_eval_batch_size=64, disable_tqdm=not is_interactive(), report_to="none",
+                    logging_steps=max(1, min(total // 20, steps // 4)))
+    args = TrainingArguments(**{**settings, **owned, **precision}, output_dir=str(output_dir),
+                             eval_strategy="epoch", save_strategy="epoch", metric_for_best_model=metric_key(metric), greater_is_better=direction_of(metric) == "maximize",
                              restore_callback_states_from_checkpoint=True)
     if args.n_gpu > 1: args._n_gpu = 1 # Otherwise the Trainer wraps the model in nn.DataParallel without a word
     return args
@@ -156,7 +191,9 @@ def check_space(
 ) -> None:
     "Raise while nothing is half written, if the disk cannot hold what comes."
     free = shutil.disk_usage(folder).free
-    if free < needed: raise OSError(errno.ENOSPC, f"no space left in {folder}: {needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB free; make room and run the same again, it goes on")
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"no space left in {folder}: {needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB free; "
+                                    "make room and run the same again, it goes on")
 
 # %% ../nbs/08_training.ipynb #d38bba00
 class FinetuneTrainer(Trainer):
@@ -170,7 +207,8 @@ class FinetuneTrainer(Trainer):
         if self.args.train_sampling_strategy != "group_by_length" or "length" not in self.train_dataset.column_names:
             return super()._get_train_sampler(train_dataset)
         # The dataset that arrives here has lost its length column to the Trainer
-        return LengthGroupedSampler(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths=list(self.train_dataset["length"]))
+        rows_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(rows_per_step, lengths=list(self.train_dataset["length"]))
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(Path(self.args.output_dir) / ".saving")
@@ -245,8 +283,9 @@ def candidates_of(
 ) -> list[Candidate]:                         # One per evaluation, in order of steps
     "The evaluation points of a run with the scores of that step."
     rows = {entry["step"]: entry for entry in log_history if "eval_loss" in entry}
-    return [Candidate(step, entry["epoch"], {metric_key(name): value for name, value in entry.items()
-                                             if name.startswith("eval_") and metric_key(name) not in TIMINGS}) for step, entry in sorted(rows.items())]
+    def scores(entry: Mapping[str, Any]) -> dict[str, float]:
+        return {metric_key(name): value for name, value in entry.items() if name.startswith("eval_") and metric_key(name) not in TIMINGS}
+    return [Candidate(step, entry["epoch"], scores(entry)) for step, entry in sorted(rows.items())]
 
 class RunFolder(TrainerCallback):
     "Writes history.csv and best_checkpoint.json after each save and removes what is no longer needed."
@@ -266,9 +305,10 @@ class RunFolder(TrainerCallback):
 
 # %% ../nbs/08_training.ipynb #bb2489f8
 # Arguments that say how a run is carried out or reported, not what comes out
-NEUTRAL = {"disable_tqdm", "report_to", "run_name", "project", "log_level", "log_level_replica", "log_on_each_node", "logging_first_step", "logging_steps",
-           "logging_strategy", "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor",
-           "skip_memory_metrics", "use_cpu", "per_device_eval_batch_size", "eval_accumulation_steps", "torch_empty_cache_steps", "ddp_timeout"}
+NEUTRAL = {"disable_tqdm", "report_to", "run_name", "project", "log_level", "log_level_replica", "log_on_each_node",
+           "logging_first_step", "logging_steps", "logging_strategy", "dataloader_num_workers", "dataloader_pin_memory",
+           "dataloader_persistent_workers", "dataloader_prefetch_factor", "skip_memory_metrics", "use_cpu",
+           "per_device_eval_batch_size", "eval_accumulation_steps", "torch_empty_cache_steps", "ddp_timeout"}
 
 def _plain_value(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else str(value)
@@ -284,7 +324,8 @@ def describe_run(
 ) -> dict[str, Any]:              # Flat, so that differences can be listed
     "Everything that the result of a run depends on."
     used = {name: value for name, value in arguments.items() if name not in NEUTRAL and name not in OWNED}
-    states = [[type(callback).__name__, callback.state()["args"] if isinstance(callback, ExportableState) else None] for callback in callbacks]
+    states = [[type(callback).__name__, callback.state()["args"] if isinstance(callback, ExportableState) else None]
+              for callback in callbacks]
     description = dict(data=data_fingerprint(data), model=model, weights=weights, metric=metric, max_length=max_length, **used)
     return json.loads(json.dumps({**description, **({"callbacks": states} if states else {})}, default=_plain_value))
 
@@ -303,11 +344,13 @@ def check_folder(
     if folder.exists() and not folder.is_dir(): raise ValueError(f"{folder} is a file: give another output_dir")
     if not folder.is_dir() or not any(path.name != f".{RUN_FILE}.tmp" for path in folder.iterdir()): return False
     if not (folder / RUN_FILE).is_file():
-        raise ValueError(f"{folder} holds {', '.join(sorted(path.name for path in folder.iterdir())[:3])} and is no run folder: give an empty or new output_dir")
+        inside = ", ".join(sorted(path.name for path in folder.iterdir())[:3])
+        raise ValueError(f"{folder} holds {inside} and is no run folder: give an empty or new output_dir")
     there = read_run(folder).get("description", {})
     different = [f"{name} {there.get(name, 'not set')} there and {description.get(name, 'not set')} here"
                  for name in sorted({*there, *description}) if there.get(name) != description.get(name)]
-    if different: raise ValueError(f"{folder} holds another run ({'; '.join(different)}): give another output_dir, or none to get one by itself")
+    if different:
+        raise ValueError(f"{folder} holds another run ({'; '.join(different)}): give another output_dir, or none to get one by itself")
     return True
 
 # %% ../nbs/08_training.ipynb #af6ce24f
@@ -318,7 +361,8 @@ def warn_if_wiped(
     "Say so where a run folder would be lost with the machine."
     there = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     if not disk.is_dir() or there.stat().st_dev != disk.stat().st_dev: return None
-    return f"{folder} is lost when Colab disconnects: mount Drive and give an output_dir on it, such as /content/drive/MyDrive/{folder.name}"
+    return (f"{folder} is lost when Colab disconnects: mount Drive and give an output_dir on it, "
+            f"such as /content/drive/MyDrive/{folder.name}")
 
 # %% ../nbs/08_training.ipynb #016679c3
 def plot_learning(
@@ -348,8 +392,10 @@ def plot_confusion(
     axis.imshow(matrix / np.maximum(matrix.sum(1, keepdims=True), 1), cmap="Greys", vmin=0, vmax=1)
     if len(labels) <= 20:
         for (i, j), count in np.ndenumerate(matrix):
-            if count: axis.text(j, i, int(count), ha="center", va="center", color="white" if count > matrix[i].sum() / 2 else "black")
-    axis.set(xticks=range(len(labels)), yticks=range(len(labels)), xlabel="predicted", ylabel="true", title=f"{int(matrix.sum() - np.trace(matrix))} of {int(matrix.sum())} rows are wrong")
+            colour = "white" if count > matrix[i].sum() / 2 else "black"
+            if count: axis.text(j, i, int(count), ha="center", va="center", color=colour)
+    axis.set(xticks=range(len(labels)), yticks=range(len(labels)), xlabel="predicted", ylabel="true",
+             title=f"{int(matrix.sum() - np.trace(matrix))} of {int(matrix.sum())} rows are wrong")
     axis.set_xticklabels(labels, rotation=45, ha="right")
     axis.set_yticklabels(labels)
 
@@ -363,7 +409,8 @@ def history_of(
     for candidate in candidates:
         losses = log[(log["step"] > last) & (log["step"] <= candidate.step)].get("loss", pd.Series(dtype=float))
         scores = {name: value for name, value in candidate.scores.items() if name != "loss"}
-        rows.append(dict(epoch=candidate.epoch, step=candidate.step, training_loss=losses.mean(), validation_loss=candidate.scores.get("loss"), **scores))
+        rows.append(dict(epoch=candidate.epoch, step=candidate.step, training_loss=losses.mean(),
+                         validation_loss=candidate.scores.get("loss"), **scores))
         last = candidate.step
     return pd.DataFrame(rows)
 
@@ -427,11 +474,12 @@ class RunRecord:
 
     def __repr__(self) -> str:
         if not (self.folder / MANIFEST).is_file(): return f"Run {self.folder}: no evaluation yet"
-        best = self.best
-        return f"Run {self.folder}: {best.checkpoint} is best, {best.metric} {best.value:.4f} after epoch {best.epoch:g}{'' if self.finished else ' (not finished)'}"
+        best, state = self.best, "" if self.finished else " (not finished)"
+        return f"Run {self.folder}: {best.checkpoint} is best, {best.metric} {best.value:.4f} after epoch {best.epoch:g}{state}"
 
     def _repr_html_(self) -> str:
-        table = self.table().to_html(index=False, float_format="{:.4f}".format, border=0) if (self.folder / MANIFEST).is_file() else ""
+        evaluated = (self.folder / MANIFEST).is_file()
+        table = self.table().to_html(index=False, float_format="{:.4f}".format, border=0) if evaluated else ""
         return f"<p>{self!r}</p>{table}"
 
 # %% ../nbs/08_training.ipynb #839118e1
@@ -481,8 +529,9 @@ class Run(RunRecord):
         "A FinetuneTrainer around the best model, with the precision of the run and its log history."
         precision = usable_precision(self.settings["precision"], self.model.device)
         machine = precision_arguments(self.model.device, precision)
-        arguments = build_arguments(self.folder, {**self.settings["arguments"]}, self.settings["data"]["rows"]["train"], self.settings["metric"], machine)
-        trainer = build_trainer(self.model, self.tokenizer, arguments, self.settings["metric"], self.rows)
+        asked, metric = self.settings["arguments"], self.settings["metric"]
+        arguments = build_arguments(self.folder, asked, self.settings["data"]["rows"]["train"], metric, machine)
+        trainer = build_trainer(self.model, self.tokenizer, arguments, metric, self.rows)
         trainer.state.log_history = json.loads(self.log.to_json(orient="records"))
         return trainer
 
@@ -499,7 +548,8 @@ class Run(RunRecord):
     def test(self) -> dict[str, float]: # Loss and metrics on the test split
         "Score the best checkpoint on the test split, and note it in metrics.json."
         scores = self.evaluate("test")
-        write_json(self.folder / "metrics.json", {**self.scores, "test": {name: dict(value=value) for name, value in scores.items()}})
+        noted = {name: dict(value=value) for name, value in scores.items()}
+        write_json(self.folder / "metrics.json", {**self.scores, "test": noted})
         return scores
 
     @cached_property
@@ -531,8 +581,8 @@ def build_trainer(
         train_dataset=rows["train"], eval_dataset=rows["validation"],
         processing_class=tokenizer, compute_loss_func=build_loss(arguments.label_smoothing_factor),
         compute_metrics=build_compute_metrics(names, model.config.num_labels), callbacks=[EvaluationLine(), *callbacks])
-    for callback in [*trainer.callback_handler.callbacks]:
-        if isinstance(callback, (ProgressCallback, PrinterCallback)) or type(callback).__name__ == "NotebookProgressCallback": trainer.remove_callback(type(callback))
+    for kind in {type(callback) for callback in trainer.callback_handler.callbacks}:
+        if issubclass(kind, (ProgressCallback, PrinterCallback)) or kind.__name__ == "NotebookProgressCallback": trainer.remove_callback(kind)
     if not arguments.disable_tqdm: trainer.add_callback(TrainingProgress())
     return trainer
 
@@ -556,7 +606,9 @@ def model_label(
     model: ModelSource, # As given to finetune
 ) -> str:               # For folder names and run.json
     "A short name for a model, however it was given."
-    if isinstance(model, (str, Path)): return Path(model).expanduser().name if Path(model).expanduser().is_dir() else str(model).rpartition("/")[2]
+    if isinstance(model, (str, Path)):
+        folder = Path(model).expanduser()
+        return folder.resolve().name if folder.is_dir() else str(model).rpartition("/")[2]
     return type(model).__name__ if isinstance(model, PreTrainedModel) else getattr(model, "__name__", "model").strip("<>")
 
 def versions() -> dict[str, str]: # Of the packages that the result depends on
@@ -582,7 +634,9 @@ def finetune(
     seed = training_arguments.get("seed", 42)
     built = build_model(model, data, seed)
     source = model if isinstance(model, (str, Path)) else built.name_or_path
-    if not source: raise ValueError("the model does not say which tokenizer it was made for: set model.name_or_path to a built-in name, a folder or a Hub id")
+    if not source:
+        raise ValueError("the model does not say which tokenizer it was made for: "
+                         "set model.name_or_path to a built-in name, a folder or a Hub id")
     tokenizer = load_tokenizer(source)
     if built.config.pad_token_id is None: built.config.pad_token_id = tokenizer.pad_token_id
     pair = "text_pair" in data["train"].column_names
@@ -590,22 +644,25 @@ def finetune(
     arguments = default_arguments(built.config, len(data["train"]), training_arguments)
     description = describe_run(data, model_label(model), start_digest(model, built), metric_key(metric), max_length, arguments, callbacks)
     fingerprint = run_fingerprint(description)
-    folder = Path(output_dir).expanduser() if output_dir is not None else Path("runs") / f"{model_label(model)}-{data_name(data)}-{fingerprint}"
+    usual = Path("runs") / f"{model_label(model)}-{data_name(data)}-{fingerprint}"
+    folder = usual if output_dir is None else Path(output_dir).expanduser()
     begun = check_folder(folder, description)
     if begun and Run(folder).finished:
         tell(f"{folder} is finished: this is its result; change an argument for a new run")
         return Run(folder, data)
     warning = warn_if_wiped(folder) if "COLAB_RELEASE_TAG" in os.environ else None
     if warning: tell(warning)
-    device, precision = choose_precision(training_arguments, built.config.model_type, read_run(folder).get("precision") if begun else None)
+    recorded = read_run(folder).get("precision") if begun else None
+    device, precision = choose_precision(training_arguments, built.config.model_type, recorded)
     args = build_arguments(folder, arguments, len(data["train"]), metric, precision_arguments(device, precision))
     folder.mkdir(parents=True, exist_ok=True)
     # Best and newest checkpoint, and the one that is being written
     check_space(folder, 8 * sum(parameter.nbytes for parameter in built.parameters()))
     write_json(folder / RUN_FILE, dict(
         fingerprint=fingerprint, description=description, model=str(source),
-        data=dict(name=data_name(data), source=source_of(data), rows={split: len(rows) for split, rows in data.items()}), labels=label_names(data), text_pair=pair,
-        metric=metric_key(metric), direction=direction_of(metric), max_length=max_length, arguments={name: value for name, value in arguments.items() if name not in OWNED},
+        data=dict(name=data_name(data), source=source_of(data), rows={split: len(rows) for split, rows in data.items()}),
+        labels=label_names(data), text_pair=pair, metric=metric_key(metric), direction=direction_of(metric), max_length=max_length,
+        arguments={name: value for name, value in arguments.items() if name not in OWNED},
         seed=seed, precision=precision, device=device.type, versions=versions()))
     return train_run(folder, built, tokenizer, data, args, callbacks)
 
@@ -619,7 +676,8 @@ def finish_run(
     scores = run.evaluate("validation")
     if not math.isclose(scores[best.metric], best.value, abs_tol=1e-6):
         tell(f"{best.checkpoint} gives {best.metric} {scores[best.metric]:.6f} when loaded, and {best.value:.6f} was recorded in training")
-    write_json(run.folder / "metrics.json", dict(validation=scores, confusion_matrix=dict(split="validation", labels=run.settings["labels"], counts=run._confusion.tolist())))
+    confusion = dict(split="validation", labels=run.settings["labels"], counts=run._confusion.tolist())
+    write_json(run.folder / "metrics.json", dict(validation=scores, confusion_matrix=confusion))
     run.save_pictures()
     record_best(run.folder, candidates, best.metric, finished=True)
     tell(f"{run!r}")
