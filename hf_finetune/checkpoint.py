@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['MARKER', 'RESUME_FILES', 'MANIFEST', 'RUN_FILE', 'Candidate', 'select_best', 'write_text', 'write_json', 'read_json',
-           'weights_problem', 'CheckpointInfo', 'inspect_checkpoint', 'list_checkpoints', 'publish_checkpoint',
-           'rotate_checkpoints', 'file_sha256', 'BestCheckpoint', 'record_best', 'read_best', 'read_run', 'load_best']
+           'weights_problem', 'needed_for_resuming', 'CheckpointInfo', 'inspect_checkpoint', 'list_checkpoints',
+           'publish_checkpoint', 'rotate_checkpoints', 'file_sha256', 'BestCheckpoint', 'record_best', 'read_best',
+           'read_run', 'load_best']
 
 # %% ../nbs/06_checkpoint.ipynb #ba9b23df
 import hashlib
@@ -104,6 +105,12 @@ def weights_problem(
 MARKER = "complete.json"
 RESUME_FILES = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
 
+def needed_for_resuming(
+    name: str, # Of a file in a checkpoint
+) -> bool:     # True for what rotation removes from a checkpoint that is only kept to be used
+    "Whether a file serves only to go on with the training."
+    return name in ("optimizer.pt", "scheduler.pt", "scaler.pt") or name.startswith("rng_state")
+
 @dataclass(frozen=True)
 class CheckpointInfo:
     "What a checkpoint folder is good for."
@@ -123,8 +130,11 @@ def inspect_checkpoint(
     problem, marker = None, {}
     try:
         if (path / MARKER).exists(): marker = read_json(path / MARKER)
-        missing = [name for name in ("config.json", "model.safetensors") if not (path / name).is_file()]
-        if missing: problem = f"{' and '.join(missing)} missing"
+        if not isinstance(marker, dict) or not isinstance(marker.get("files", {}), dict): marker, problem = {}, f"{MARKER} is damaged"
+        listed = [name for name in marker.get("files", {}) if name not in RESUME_FILES and not needed_for_resuming(name)]
+        missing = [name for name in dict.fromkeys(("config.json", "model.safetensors", *listed)) if not (path / name).is_file()]
+        if problem: pass
+        elif missing: problem = f"{' and '.join(missing)} missing"
         else: problem = weights_problem(path / "model.safetensors")
     except (OSError, ValueError) as error: problem = str(error)
     sizes = marker.get("files", {})
@@ -170,7 +180,7 @@ def rotate_checkpoints(
             shutil.rmtree(info.path)
             continue
         for path in info.path.iterdir():
-            if path.name in ("optimizer.pt", "scheduler.pt", "scaler.pt") or path.name.startswith("rng_state"): path.unlink()
+            if needed_for_resuming(path.name): path.unlink()
 
 # %% ../nbs/06_checkpoint.ipynb #c3d46435
 MANIFEST = "best_checkpoint.json"
@@ -234,7 +244,10 @@ def read_best(
         raise FileNotFoundError(f"{folder} has no finished evaluation yet, so no best checkpoint: run the same training again, and it goes on")
     content = read_json(folder / MANIFEST)
     try: best = BestCheckpoint(folder, **{**content, "candidates": [Candidate(**candidate) for candidate in content["candidates"]]})
-    except (TypeError, KeyError) as error: raise ValueError(f"{folder / MANIFEST} was not written by this version ({error})") from None
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{folder / MANIFEST} is damaged or of another version ({error}): restore it from a copy") from None
+    if not best.candidates or not {"size", "sha256"} <= {*best.weights} or not best.path.name.removeprefix("checkpoint-").isdigit():
+        raise ValueError(f"{folder / MANIFEST} is damaged: restore it from a copy")
     real = best.path.resolve()
     if Path(best.checkpoint).is_absolute() or best.path.is_symlink() or not real.is_relative_to(folder.resolve()):
         raise ValueError(f"{folder / MANIFEST} points to {best.checkpoint}, outside its folder: refused")
@@ -250,27 +263,34 @@ def read_best(
 RUN_FILE = "run.json"
 
 def read_run(
-    folder: str | Path,  # A run folder
-) -> dict[str, Any]:     # What was asked: model, data, labels, metric, arguments, precision, versions
+    folder: str | Path,            # A run folder
+    needed: Sequence[str] = (),    # Entries that must be there
+) -> dict[str, Any]:               # What was asked: model, data, labels, metric, arguments, precision, versions
     "Read run.json of a run folder."
     folder = Path(folder).expanduser()
+    if folder.is_file(): raise ValueError(f"{folder} is a file: give the run folder that training printed")
     if not folder.is_dir(): raise FileNotFoundError(f"there is no folder {folder}: give the run folder that training printed")
     if not (folder / RUN_FILE).is_file():
         inside = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
         raise ValueError(f"{folder} is no run folder: expected {RUN_FILE} in it, found {inside}")
-    return read_json(folder / RUN_FILE)
+    found = read_json(folder / RUN_FILE)
+    missing = [name for name in needed if name not in found] if isinstance(found, dict) else ["everything"]
+    if missing: raise ValueError(f"{folder / RUN_FILE} is damaged ({', '.join(missing)} missing): restore it from a copy")
+    return found
 
 # %% ../nbs/06_checkpoint.ipynb #a86d2c41
 def load_best(
     folder: str | Path,  # A run folder
 ) -> tuple[Any, Any]:    # Model (float32, evaluation mode, on the CPU) and tokenizer
     "Model and tokenizer of the best checkpoint of a run."
-    path = read_best(folder).path
+    path = read_best(folder, verify=True).path
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification
 
     from hf_finetune.model import quiet_transformers
+    from hf_finetune.tokenizer import load_tokenizer
+    tokenizer = load_tokenizer(path)
     with quiet_transformers():
-        model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True)
     return model.eval(), tokenizer
