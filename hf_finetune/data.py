@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['FILE_FORMATS', 'BUILT_IN_DATA', 'SPLIT_NAMES', 'TEXT_NAMES', 'PAIR_NAMES', 'LABEL_NAMES', 'SHARES', 'tell',
-           'normalise_text', 'row_digest', 'split_rows', 'check_encoding', 'read_rows', 'read_delimited', 'read_tabbed',
-           'table_of_columns', 'table_of_records', 'read_json_lines', 'read_json', 'read_file', 'read_bbc_news',
-           'hub_status', 'read_hub', 'name_splits', 'read_folder', 'Source', 'read_part', 'read_source', 'find_text',
-           'find_label', 'find_columns', 'rename_columns', 'check_no_gaps', 'check_texts', 'name_labels',
-           'distinct_labels', 'check_labels', 'encode_labels', 'cut_splits', 'drop_secret_splits', 'source_of',
-           'data_name', 'label_names', 'data_fingerprint', 'load_data']
+           'is_interactive', 'normalise_text', 'row_digest', 'split_rows', 'check_encoding', 'read_rows',
+           'read_delimited', 'read_tabbed', 'table_of_columns', 'table_of_records', 'read_json_lines', 'read_json',
+           'read_file', 'read_bbc_news', 'hub_status', 'read_hub', 'name_splits', 'read_folder', 'Source', 'read_part',
+           'read_source', 'find_text', 'find_label', 'find_columns', 'rename_columns', 'check_no_gaps', 'check_texts',
+           'name_labels', 'distinct_labels', 'check_labels', 'encode_labels', 'cut_splits', 'drop_secret_splits',
+           'source_of', 'data_name', 'label_names', 'data_fingerprint', 'load_data']
 
 # %% ../nbs/00_data.ipynb #94869b34
-import csv, difflib, gzip, hashlib, importlib.util, itertools, json, os, re, threading, urllib.error, urllib.request
+import csv, difflib, gzip, hashlib, importlib.util, itertools, json, os, re, sys, threading, urllib.error, urllib.request
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +38,12 @@ def tell(
 ) -> None:
     "Print a choice made for the user, once even where several processes train."
     if os.environ.get("RANK", "0") == "0": print(message, flush=True)
+
+# %% ../nbs/00_data.ipynb #f871534b
+def is_interactive() -> bool: # False in a pipe, a log file or a Python shell without a terminal
+    "Whether somebody watches: standard error is a terminal, or this is a notebook."
+    shell = sys.modules.get("IPython") and sys.modules["IPython"].get_ipython()
+    return sys.stderr.isatty() or type(shell).__name__ == "ZMQInteractiveShell"
 
 # %% ../nbs/00_data.ipynb #c8f3712d
 def normalise_text(
@@ -172,6 +178,8 @@ def table_of_columns(
     where: str,                 # How errors name the data
 ) -> pa.Table:
     "Columns of equal length as a table."
+    for name, values in columns.items():
+        if isinstance(values, str) or not hasattr(values, "__len__"): raise ValueError(f"{where}: column {name!r} is {values!r}, expected one value per row")
     lengths = {str(name): len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1: raise ValueError(f"{where}: the columns differ in length: {lengths}")
     return pa.table({str(name): _array(values, str(name), where) for name, values in columns.items()})

