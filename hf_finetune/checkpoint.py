@@ -25,9 +25,9 @@ from .metrics import direction_of, metric_key
 @dataclass(frozen=True)
 class Candidate:
     "One evaluation point of a run."
-    step: int
-    epoch: float
-    scores: dict[str, float | None]
+    step: int                       # Optimizer steps so far
+    epoch: float                    # Passes over the training split so far
+    scores: dict[str, float | None] # Metric without eval_, and its value
 
     def value(self,
         metric: str,      # With or without eval_
@@ -114,12 +114,12 @@ def needed_for_resuming(
 @dataclass(frozen=True)
 class CheckpointInfo:
     "What a checkpoint folder is good for."
-    path: Path
-    step: int
-    loadable: bool
-    resumable: bool
-    problem: str | None = None
-    run: str | None = None
+    path: Path                 # The folder called checkpoint-STEP
+    step: int                  # Optimizer steps so far
+    loadable: bool             # Weights, config and tokenizer are whole
+    resumable: bool            # Optimizer, schedule and random state as well
+    problem: str | None = None # Why it cannot be loaded
+    run: str | None = None     # Fingerprint of the run that wrote it
 
 # %% ../nbs/06_checkpoint.ipynb #27814c8a
 def inspect_checkpoint(
@@ -195,16 +195,16 @@ def file_sha256(
 @dataclass(frozen=True)
 class BestCheckpoint:
     "Content of best_checkpoint.json: which checkpoint is best, and what each candidate scored."
-    folder: Path
-    checkpoint: str
-    step: int
-    epoch: float
-    metric: str
-    value: float
-    direction: str
-    weights: dict[str, Any]
-    candidates: list[Candidate] = field(default_factory=list)
-    finished: bool = False
+    folder: Path            # The run folder, wherever it lies now
+    checkpoint: str         # Name of the checkpoint in it
+    step: int               # Optimizer steps until then
+    epoch: float            # Passes over the training split until then
+    metric: str             # That names the best, without eval_
+    value: float            # Its score
+    direction: str          # maximize or minimize
+    weights: dict[str, Any] # File, size in bytes and sha256
+    candidates: list[Candidate] = field(default_factory=list) # All evaluations
+    finished: bool = False  # Whether the training came to its end
 
     @property
     def path(self) -> Path:

@@ -66,7 +66,7 @@ def split_rows(
     labels: Sequence[int],    # One per row
     shares: dict[str, float], # Split to cut from train: its share of each label's rows
 ) -> dict[str, list[int]]:    # Split, train included: its row numbers, in shuffled order
-    "Cut splits that hold every label in the same share and no text twice."
+    "Cut splits that hold every label in the same share, and no text on two sides."
     groups, sizes = {}, Counter(labels)
     for row, digest in enumerate(digests): groups.setdefault(digest, []).append(row)
     shuffled = [groups[digest] for digest in sorted(groups)]
@@ -448,8 +448,8 @@ def find_label(
 def find_columns(
     data: Dataset,                        # Rows with the source's own columns
     text_column: str | None = None,       # What the user named, if anything
-    text_pair_column: str | None = None,
-    label_column: str | None = None,
+    text_pair_column: str | None = None,  # The same for the second texts
+    label_column: str | None = None,      # The same for the classes
 ) -> dict[str, str]:                      # text, text_pair if the rows are pairs, label: the column that holds it
     "Decide which column is what."
     for argument, name in dict(text_column=text_column, text_pair_column=text_pair_column, label_column=label_column).items():

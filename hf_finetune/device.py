@@ -16,10 +16,10 @@ import torch
 @dataclass(frozen=True)
 class Capabilities:
     "What the hardware offers, as far as the choice of device and precision depends on it."
-    gpu_names: tuple[str, ...] = ()
-    compute_capability: tuple[int, int] = (0, 0)
-    mps: bool = False
-    cpu_bf16: bool = False
+    gpu_names: tuple[str, ...] = ()              # Visible NVIDIA GPUs
+    compute_capability: tuple[int, int] = (0, 0) # Of the first one
+    mps: bool = False                            # GPU of an Apple processor
+    cpu_bf16: bool = False                       # The processor multiplies bfloat16 itself
 
 # %% ../nbs/04_device.ipynb #093ff370
 def read_capabilities() -> Capabilities: # Of the machine that runs this

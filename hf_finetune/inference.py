@@ -70,12 +70,12 @@ def softmax(
 @dataclass
 class Predictor:
     "A model with all that its answers depend on: call it with a list of texts."
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    max_length: int | None = None
-    precision: str = "fp32"
-    text_pair: bool = False
-    batch_size: int = 64
+    model: PreTrainedModel             # On the device to compute on
+    tokenizer: PreTrainedTokenizerBase # The one that it was trained with
+    max_length: int | None = None      # In tokens; as in training
+    precision: str = "fp32"            # bf16, fp16 or fp32; as in training
+    text_pair: bool = False            # Whether it was trained on pairs
+    batch_size: int = 64               # Rows per forward pass
 
     def __call__(self,
         texts: Sequence[str],                    # One string per row

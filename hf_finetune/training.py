@@ -60,21 +60,21 @@ from .tokenizer import load_tokenizer, resolve_max_length, tokenize_data
 # %% ../nbs/08_training.ipynb #f3837125
 FIELDS = tuple(field.name for field in dataclasses.fields(TrainingArguments))
 RENAMED = { # Names of transformers 4, and short ones that people try
-    "evaluation_strategy": "eval_strategy",
-    "group_by_length": 'train_sampling_strategy="group_by_length"',
-    "warmup_ratio": "warmup_steps (a share below 1)",
-    "no_cuda": "use_cpu",
-    "gradient_checkpointing": "activation_checkpointing",
-    "per_gpu_train_batch_size": "per_device_train_batch_size",
-    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
-    "overwrite_output_dir": "nothing: the same call goes on, another one gets another folder",
-    "logging_dir": "the environment variable TENSORBOARD_LOGGING_DIR",
-    "save_safetensors": "nothing: weights are always safetensors",
-    "tokenizer": "nothing: the tokenizer comes with the model",
-    "compute_metrics": "metric",
-    "lr": "learning_rate",
-    "epochs": "num_train_epochs",
-    "batch_size": "per_device_train_batch_size"}
+    "evaluation_strategy": "every epoch is evaluated; leave it out",
+    "group_by_length": "set train_sampling_strategy to group_by_length",
+    "warmup_ratio": "set warmup_steps to a share below 1",
+    "no_cuda": "set use_cpu",
+    "gradient_checkpointing": "set activation_checkpointing",
+    "per_gpu_train_batch_size": "set per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "set per_device_eval_batch_size",
+    "overwrite_output_dir": "the same call goes on and another one gets another folder; leave it out",
+    "logging_dir": "set the environment variable TENSORBOARD_LOGGING_DIR",
+    "save_safetensors": "weights are always safetensors; leave it out",
+    "tokenizer": "the tokenizer comes with the model; leave it out",
+    "compute_metrics": "set metric to accuracy, f1 or loss",
+    "lr": "set learning_rate",
+    "epochs": "set num_train_epochs",
+    "batch_size": "set per_device_train_batch_size"}
 
 # %% ../nbs/08_training.ipynb #910a2509
 OWNED = { # Values that say what is done anyway are let through
@@ -149,7 +149,7 @@ def check_arguments(
 ) -> None:
     "Raise for the first argument that does not exist, is owned by the library or lies outside its range."
     for name, value in arguments.items():
-        if name in RENAMED: raise ValueError(f"{name} is not an argument of transformers 5: use {RENAMED[name]}")
+        if name in RENAMED and name not in FIELDS: raise ValueError(f"there is no argument {name}: {RENAMED[name]}")
         if name not in FIELDS:
             near = difflib.get_close_matches(name, [*FIELDS, "metric", "max_length", "callbacks"], n=1)
             hint = f"did you mean {near[0]}?" if near else "any field of TrainingArguments may be given"
@@ -167,11 +167,10 @@ def default_arguments(
     config: Any,                  # The model's config
     rows: int,                    # Rows of the training split
     asked: Mapping[str, Any],     # Arguments given by the caller: they win
-    processes: int = 1,           # Processes that train together
 ) -> dict[str, Any]:              # What the recipe adds, and what the caller gave
     "The training arguments that shape the result: the caller's, and the recipe's for the rest."
     batch_size = asked.get("per_device_train_batch_size", 16)
-    steps_per_epoch = math.ceil(rows / (batch_size * asked.get("gradient_accumulation_steps", 1) * processes))
+    steps_per_epoch = math.ceil(rows / (batch_size * asked.get("gradient_accumulation_steps", 1)))
     recipe = dict(
         learning_rate=round(1e-4 * min(1, 384 / getattr(config, "hidden_size", 768)), 7), per_device_train_batch_size=batch_size,
         num_train_epochs=min(10, max(2, math.ceil(150 / steps_per_epoch))), warmup_steps=0.1, weight_decay=0.01, seed=42)
@@ -726,7 +725,7 @@ def finetune(
     model: ModelSource,                 # Built-in name, folder, Hub id, function that builds a model, or a model
     data: Any,                          # As load_data gives it, or anything that load_data takes
     output_dir: str | Path | None = None, # Run folder; runs/MODEL-DATA-FINGERPRINT if None
-    metric: str | None = None,          # That names the best checkpoint; accuracy if None
+    metric: str | None = None,          # accuracy, f1 or loss: names the best checkpoint; accuracy if None
     max_length: int | None = None,      # In tokens; see tokenize_data
     callbacks: Sequence[TrainerCallback] = (), # Added to the Trainer's
     **training_arguments: Any,          # Any field of TrainingArguments
