@@ -45,11 +45,14 @@ def select_best(
     "The candidate with the best score in `metric`."
     if not candidates: raise ValueError("there is no evaluation to choose from: train until the first evaluation")
     direction = direction or direction_of(metric)
-    if direction not in ("maximize", "minimize"): raise ValueError(f"direction must be maximize or minimize, found {direction!r}")
+    if direction not in ("maximize", "minimize"):
+        raise ValueError(f"direction must be maximize or minimize, found {direction!r}")
     recorded = sorted({name for candidate in candidates for name in candidate.scores})
     if metric_key(metric) not in recorded: raise ValueError(f"{metric} was never recorded, only {', '.join(recorded)}")
     scored = [candidate for candidate in candidates if candidate.value(metric) is not None]
-    if not scored: raise ValueError(f"{metric} is not a number in any of {len(candidates)} evaluations: the training diverged; lower learning_rate")
+    if not scored:
+        raise ValueError(f"{metric} is not a number in any of {len(candidates)} evaluations: the training "
+                         "diverged; lower learning_rate")
     sign = -1 if direction == "maximize" else 1
     return min(scored, key=lambda candidate: (sign * candidate.value(metric), candidate.step))
 
@@ -85,7 +88,8 @@ def read_json(
 ) -> Any:        # Its content
     "Read JSON, or say which file is damaged."
     try: return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error: raise ValueError(f"{path} is not readable as JSON ({error}): restore it from a copy") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not readable as JSON ({error}): restore it from a copy") from None
 
 # %% ../nbs/06_checkpoint.ipynb #9d295aca
 def weights_problem(
@@ -241,17 +245,20 @@ def read_best(
     folder = Path(folder).expanduser()
     if not (folder / MANIFEST).is_file():
         read_run(folder)
-        raise FileNotFoundError(f"{folder} has no finished evaluation yet, so no best checkpoint: run the same training again, and it goes on")
+        raise FileNotFoundError(f"{folder} has no finished evaluation yet, so no best checkpoint: run the same "
+                                "training again, and it goes on")
     content = read_json(folder / MANIFEST)
     try: best = BestCheckpoint(folder, **{**content, "candidates": [Candidate(**candidate) for candidate in content["candidates"]]})
     except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{folder / MANIFEST} is damaged or of another version ({error}): restore it from a copy") from None
+        raise ValueError(f"{folder / MANIFEST} is damaged or of another version ({error}): restore it from a "
+                         "copy") from None
     if not best.candidates or not {"size", "sha256"} <= {*best.weights} or not best.path.name.removeprefix("checkpoint-").isdigit():
         raise ValueError(f"{folder / MANIFEST} is damaged: restore it from a copy")
     real = best.path.resolve()
     if Path(best.checkpoint).is_absolute() or best.path.is_symlink() or not real.is_relative_to(folder.resolve()):
         raise ValueError(f"{folder / MANIFEST} points to {best.checkpoint}, outside its folder: refused")
-    if not best.path.is_dir(): raise FileNotFoundError(f"{best.checkpoint} is missing in {folder}: copy the whole run folder")
+    if not best.path.is_dir():
+        raise FileNotFoundError(f"{best.checkpoint} is missing in {folder}: copy the whole run folder")
     problem = inspect_checkpoint(best.path).problem
     weights = best.path / "model.safetensors"
     if not problem and weights.stat().st_size != best.weights["size"]: problem = f"{weights.name} has another size than when it was saved"
@@ -269,13 +276,15 @@ def read_run(
     "Read run.json of a run folder."
     folder = Path(folder).expanduser()
     if folder.is_file(): raise ValueError(f"{folder} is a file: give the run folder that training printed")
-    if not folder.is_dir(): raise FileNotFoundError(f"there is no folder {folder}: give the run folder that training printed")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}: give the run folder that training printed")
     if not (folder / RUN_FILE).is_file():
         inside = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
         raise ValueError(f"{folder} is no run folder: expected {RUN_FILE} in it, found {inside}")
     found = read_json(folder / RUN_FILE)
     missing = [name for name in needed if name not in found] if isinstance(found, dict) else ["everything"]
-    if missing: raise ValueError(f"{folder / RUN_FILE} is damaged ({', '.join(missing)} missing): restore it from a copy")
+    if missing:
+        raise ValueError(f"{folder / RUN_FILE} is damaged ({', '.join(missing)} missing): restore it from a copy")
     return found
 
 # %% ../nbs/06_checkpoint.ipynb #a86d2c41

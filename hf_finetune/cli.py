@@ -73,7 +73,8 @@ def parse_value(
             try: return convert(text)
             except ValueError: continue
     if any(kind.startswith(("str", "list", "dict", "Literal")) or kind[:1].isupper() for kind in kinds): return text
-    raise ValueError(f"--{name} must be of type {' or '.join(kind for kind in kinds if kind != 'None')}, found {text!r}")
+    raise ValueError(f"--{name} must be of type {' or '.join(kind for kind in kinds if kind != 'None')}, found "
+                     f"{text!r}")
 
 # %% ../nbs/11_cli.ipynb #901f11e1
 OWN_FLAGS = dict(data=str, name=str, model=str, output_dir=str, metric=str, max_length=int, text_column=str, text_pair_column=str, label_column=str)
@@ -100,7 +101,8 @@ def parse_train(
         elif not value: raise ValueError(f"--{name} needs a value")
         else:
             try: own[name] = OWN_FLAGS[name](value)
-            except ValueError: raise ValueError(f"--{name} must be of type {OWN_FLAGS[name].__name__}, found {value!r}") from None
+            except ValueError:
+                raise ValueError(f"--{name} must be of type {OWN_FLAGS[name].__name__}, found {value!r}") from None
     return own, training
 
 # %% ../nbs/11_cli.ipynb #2832ae1b
@@ -155,7 +157,8 @@ def text_lines(
     lines = []
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
         try: lines.append(line.decode())
-        except UnicodeDecodeError: raise ValueError(f"{where}, line {number} is not UTF-8: save or send it again as UTF-8") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"{where}, line {number} is not UTF-8: save or send it again as UTF-8") from None
     return [line for line in lines if line.strip()]
 
 # %% ../nbs/11_cli.ipynb #09287e0c
@@ -181,6 +184,7 @@ def read_texts(
     text, pair = find_text(rows)
     return list(rows[text]), list(rows[pair]) if pair else None
 
+# %% ../nbs/11_cli.ipynb #ab9bd891
 def run_predict(
     folder: str,                  # A run folder
     given: Sequence[str],         # As for read_texts

@@ -99,11 +99,13 @@ def check_encoding(
     "Raise an error that names the first line that is not UTF-8."
     with _open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
-            if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")): raise ValueError(f"{path.name} is UTF-16, expected UTF-8: save it again as UTF-8")
+            if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise ValueError(f"{path.name} is UTF-16, expected UTF-8: save it again as UTF-8")
             try: line.decode()
             except UnicodeDecodeError as error:
                 nearby = line[max(0, error.start - 15):error.start + 15].decode("cp1252", "replace").strip()
-                raise ValueError(f"{path.name}, line {number} is not UTF-8 (as Windows-1252 it says {nearby!r}): save the file again as UTF-8") from None
+                raise ValueError(f"{path.name}, line {number} is not UTF-8 (as Windows-1252 it says "
+                                 f"{nearby!r}): save the file again as UTF-8") from None
 
 # %% ../nbs/00_data.ipynb #3d3c5a69
 def _separator(path: Path) -> str:
@@ -130,7 +132,9 @@ def read_rows(
                                      "a text that holds the separator or a line break needs quotes around it")
                 if row: yield row
                 line = reader.line_num + 1
-        except csv.Error as error: raise ValueError(f"{path.name}, line {line}: {error}; a quote inside a quoted text is written twice") from None
+        except csv.Error as error:
+            raise ValueError(f"{path.name}, line {line}: {error}; a quote inside a quoted text is written "
+                             "twice") from None
 
 # %% ../nbs/00_data.ipynb #5abe0773
 FILE_FORMATS = "a CSV, TSV, JSON, JSON lines (.jsonl) or Parquet file"
@@ -156,7 +160,9 @@ def read_tabbed(
 ) -> pa.Table:     # Every column is text
     "Read a file of tabs, quoted or not."
     with _open(path) as lines: first = lines.readline()
-    if first.strip() and "\t" not in first: raise ValueError(f"{path.name} has no tab in its first line, so it holds no labels: expected {FILE_FORMATS} with a text and a label column")
+    if first.strip() and "\t" not in first:
+        raise ValueError(f"{path.name} has no tab in its first line, so it holds no labels: expected "
+                         f"{FILE_FORMATS} with a text and a label column")
     try: return read_delimited(path)
     except ValueError as error:
         try: table = read_delimited(path, csv.QUOTE_NONE)
@@ -179,7 +185,8 @@ def table_of_columns(
 ) -> pa.Table:
     "Columns of equal length as a table."
     for name, values in columns.items():
-        if isinstance(values, str) or not hasattr(values, "__len__"): raise ValueError(f"{where}: column {name!r} is {values!r}, expected one value per row")
+        if isinstance(values, str) or not hasattr(values, "__len__"):
+            raise ValueError(f"{where}: column {name!r} is {values!r}, expected one value per row")
     lengths = {str(name): len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1: raise ValueError(f"{where}: the columns differ in length: {lengths}")
     return pa.table({str(name): _array(values, str(name), where) for name, values in columns.items()})
@@ -190,7 +197,9 @@ def table_of_records(
 ) -> pa.Table:
     "Rows as a table; a column that a row lacks is missing there."
     for row, record in enumerate(records):
-        if not isinstance(record, Mapping): raise ValueError(f"{where}: row {row} is of type {type(record).__name__}, expected one object with column names per row")
+        if not isinstance(record, Mapping):
+            raise ValueError(f"{where}: row {row} is of type {type(record).__name__}, expected one object with "
+                             "column names per row")
     names = dict.fromkeys(name for record in records for name in record)
     return table_of_columns({name: [record.get(name) for record in records] for name in names}, where)
 
@@ -203,7 +212,8 @@ def read_json_lines(
     with _open(path) as lines:
         for number, line in enumerate(lines, 1):
             try: records += [json.loads(line)] if line.strip() else []
-            except json.JSONDecodeError as error: raise ValueError(f"{path.name}, line {number}: {error.msg}; expected one JSON record per line") from None
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path.name}, line {number}: {error.msg}; expected one JSON record per line") from None
     return records
 
 def read_json(
@@ -215,10 +225,12 @@ def read_json(
         try:
             with _open(path) as file: found = json.load(file)
         except json.JSONDecodeError as error:
-            if error.msg != "Extra data": raise ValueError(f"{path.name}, line {error.lineno}: {error.msg}; expected a list of records") from None
+            if error.msg != "Extra data":
+                raise ValueError(f"{path.name}, line {error.lineno}: {error.msg}; expected a list of records") from None
     if isinstance(found, Mapping) and found and all(isinstance(values, list) for values in found.values()): return table_of_columns(found, path.name)
     if found is None: found = read_json_lines(path)
-    if not isinstance(found, list): raise ValueError(f"{path.name} holds one {type(found).__name__}, expected a list of records")
+    if not isinstance(found, list):
+        raise ValueError(f"{path.name} holds one {type(found).__name__}, expected a list of records")
     return table_of_records(found, path.name)
 
 # %% ../nbs/00_data.ipynb #3e64488a
@@ -239,7 +251,8 @@ def read_file(
         if suffix == ".csv": return _dataset_of(read_delimited(path))
         if suffix in (".tsv", ".tab", ".txt"): return _dataset_of(read_tabbed(path))
     except UnicodeDecodeError: check_encoding(path)
-    except (pa.ArrowInvalid, gzip.BadGzipFile, EOFError) as error: raise ValueError(f"{path.name} is damaged: {error}") from error
+    except (pa.ArrowInvalid, gzip.BadGzipFile, EOFError) as error:
+        raise ValueError(f"{path.name} is damaged: {error}") from error
     raise ValueError(f"{path.name}: expected {FILE_FORMATS}, found {suffix or 'no suffix'}")
 
 # %% ../nbs/00_data.ipynb #e90289b2
@@ -294,9 +307,12 @@ def read_hub(
         if reachable: return datasets.load_dataset(source, name)
         return Cache(dataset_name=source.split("/")[-1], repo_id=source, config_name=name, version="auto", hash="auto").as_dataset()
     except Exception as error: # between here and the Hub anything can go wrong
-        reason = f"loading it from the Hub failed ({' '.join(str(error).split())})" if reachable else f"the Hub cannot be asked ({why}), nor does the cache hold a copy"
-        raise ValueError(f"no data set {source!r}{f' with name={name!r}' if name else ''}: it is not built in ({', '.join(BUILT_IN_DATA)}), no such file is here, and {reason}; "
-                         f"give a built-in name or {FILE_FORMATS}, or try again when the Hub can be reached{_nearest(source, BUILT_IN_DATA)}") from error
+        reason = f"the Hub cannot be asked ({why}), nor does the cache hold a copy"
+        if reachable: reason = f"loading it from the Hub failed ({' '.join(str(error).split())})"
+        raise ValueError(f"no data set {source!r}{f' with name={name!r}' if name else ''}: "
+                         f"it is not built in ({', '.join(BUILT_IN_DATA)}), no such file is here, and {reason}; "
+                         f"give a built-in name or {FILE_FORMATS}, or try again when the Hub can be reached"
+                         f"{_nearest(source, BUILT_IN_DATA)}") from error
 
 # %% ../nbs/00_data.ipynb #fa8db4d4
 SPLIT_NAMES = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev", "eval", "evaluation"), "test": ("test", "testing")}
@@ -323,7 +339,8 @@ def read_folder(
     splits = dict(files)
     if "train" not in name_splits(splits) or len(splits) < len(files):
         inside = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-        raise ValueError(f"the folder {folder} holds {inside}; expected one file per split: train.csv, and perhaps validation.csv and test.csv")
+        raise ValueError(f"the folder {folder} holds {inside}; expected one file per split: train.csv, and "
+                         "perhaps validation.csv and test.csv")
     return {split: read_file(path) for split, path in splits.items()}
 
 # %% ../nbs/00_data.ipynb #d08c22d4
@@ -362,11 +379,13 @@ def read_part(
         # a shuffled Dataset is an order over a table; as a table in that order it is read faster
         return Dataset(part.with_format("arrow")[:], info=part.info) if part._indices is not None else part
     if isinstance(part, pd.DataFrame):
-        if not part.columns.is_unique: raise ValueError(f"{where} names a column twice: {', '.join(map(str, part.columns))}")
+        if not part.columns.is_unique:
+            raise ValueError(f"{where} names a column twice: {', '.join(map(str, part.columns))}")
         return _dataset_of(table_of_columns({name: part[name] for name in part.columns}, where))
     if isinstance(part, Mapping): return _dataset_of(table_of_columns(part, where))
     if isinstance(part, Sequence) and part and isinstance(part[0], Mapping): return _dataset_of(table_of_records(part, where))
-    raise ValueError(f"{where}: expected a path, a name, a DataFrame, a dict of lists, a Dataset or a DatasetDict, found {type(part).__name__}")
+    raise ValueError(f"{where}: expected a path, a name, a DataFrame, a dict of lists, a Dataset or a "
+                     f"DatasetDict, found {type(part).__name__}")
 
 # %% ../nbs/00_data.ipynb #fbad1c13
 def _is_hub_id(source: Any) -> bool:
@@ -384,8 +403,12 @@ def read_source(
         parts = dict(read_hub(source, name))
         found = next(iter(parts.values())).info.config_name # the cache chooses one where none is named
         return Source(parts, source, source, name or (found if found != "default" else None))
-    if name is not None: raise ValueError(f"name={name!r} chooses a configuration of a data set on the Hub, and this source is not there")
-    if source is None or isinstance(source, str) and not source: raise ValueError(f"no source is given: expected a built-in name ({', '.join(BUILT_IN_DATA)}), {FILE_FORMATS}, or rows")
+    if name is not None:
+        raise ValueError(f"name={name!r} chooses a configuration of a data set on the Hub, and this source is "
+                         "not there")
+    if source is None or isinstance(source, str) and not source:
+        raise ValueError(f"no source is given: expected a built-in name ({', '.join(BUILT_IN_DATA)}), "
+                         f"{FILE_FORMATS}, or rows")
     if isinstance(source, str) and source in BUILT_IN_DATA: return Source({"train": read_bbc_news()}, source, source)
     if isinstance(source, (str, os.PathLike)):
         path = Path(source).expanduser().absolute()
@@ -406,10 +429,12 @@ def _is_text(data: Dataset, name: str) -> bool:
 
 def _listed(data: Dataset) -> str:
     "Columns and what they hold, for an error message."
-    return ", ".join(f"{name!r} ({'text' if _is_text(data, name) else getattr(feature, 'dtype', 'lists')})" for name, feature in data.features.items())
+    kinds = {name: "text" if _is_text(data, name) else getattr(feature, "dtype", "lists") for name, feature in data.features.items()}
+    return ", ".join(f"{name!r} ({kind})" for name, kind in kinds.items())
 
 # %% ../nbs/00_data.ipynb #5b3ae94b
-TEXT_NAMES = ("text", "sentence", "content", "review", "body", "article", "message", "tweet", "comment", "question", "document", "description", "title")
+TEXT_NAMES = ("text", "sentence", "content", "review", "body", "article", "message", "tweet", "comment", "question", "document",
+              "description", "title")
 PAIR_NAMES = (("text", "text_pair"), ("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("question", "sentence"),
               ("text1", "text2"), ("text_a", "text_b"), ("sentence_a", "sentence_b"), ("query", "passage"), ("query", "document"))
 LABEL_NAMES = ("label", "labels", "target", "class", "category", "sentiment", "topic", "intent", "emotion", "gold_label", "label_text", "y")
@@ -425,7 +450,8 @@ def find_text(
     for usual in TEXT_NAMES:
         if usual in strings: return strings[usual], None
     free = [name for key, name in strings.items() if key not in LABEL_NAMES]
-    if not free: raise ValueError(f"no column of texts found: the columns are {_listed(data)}; name it with text_column=")
+    if not free:
+        raise ValueError(f"no column of texts found: the columns are {_listed(data)}; name it with text_column=")
     head = data.select(range(min(len(data), 1000)))
     return max(free, key=lambda name: pc.mean(pc.utf8_length(_column(head, name))).as_py() or 0), None
 
@@ -441,7 +467,9 @@ def find_label(
     flat = [name for name in free if not pa.types.is_nested(_column(data, name).type)]
     found = known or [name for name in flat if 2 <= pc.count_distinct(_column(data, name)).as_py() <= min(len(data) // 2, 1000)]
     if len(found) == 1: return found[0]
-    if found: raise ValueError(f"several columns could be the label ({', '.join(map(repr, found))}): name one with label_column=")
+    if found:
+        raise ValueError(f"several columns could be the label ({', '.join(map(repr, found))}): name one with "
+                         "label_column=")
     raise ValueError(f"no column of labels found: the columns are {_listed(data)}; name it with label_column=")
 
 # %% ../nbs/00_data.ipynb #9cbcff3e
@@ -454,12 +482,17 @@ def find_columns(
     "Decide which column is what."
     for argument, name in dict(text_column=text_column, text_pair_column=text_pair_column, label_column=label_column).items():
         if name is not None and name not in data.column_names:
-            raise ValueError(f"{argument}={name!r} is not there: the columns are {_listed(data)}{_nearest(name, data.column_names)}")
-    if text_pair_column and not text_column: raise ValueError(f"text_pair_column={text_pair_column!r} needs a text_column beside it: the columns are {_listed(data)}")
+            raise ValueError(f"{argument}={name!r} is not there: the columns are "
+                             f"{_listed(data)}{_nearest(name, data.column_names)}")
+    if text_pair_column and not text_column:
+        raise ValueError(f"text_pair_column={text_pair_column!r} needs a text_column beside it: the columns "
+                         f"are {_listed(data)}")
     text, pair = (text_column, text_pair_column) if text_column else find_text(data, label_column)
     label = label_column or find_label(data, [text, pair])
     found = {"text": text, "text_pair": pair, "label": label} if pair else {"text": text, "label": label}
-    if len(set(found.values())) < len(found): raise ValueError(f"one column is taken for two things: {', '.join(f'{what} from {name!r}' for what, name in found.items())}")
+    if len(set(found.values())) < len(found):
+        raise ValueError("one column is taken for two things: "
+                         f"{', '.join(f'{what} from {name!r}' for what, name in found.items())}")
     return found
 
 # %% ../nbs/00_data.ipynb #580653c1
@@ -471,7 +504,8 @@ def rename_columns(
     standard = {name: what for what, name in columns.items() if name in data.column_names}
     in_the_way = {name: f"{name}_original" for name in ("text", "text_pair", "label") if name in data.column_names and name not in standard}
     for name, new_name in in_the_way.items():
-        if new_name in data.column_names: raise ValueError(f"column {name!r} cannot make room because {new_name!r} is there too: rename one of them")
+        if new_name in data.column_names:
+            raise ValueError(f"column {name!r} cannot make room because {new_name!r} is there too: rename one of them")
     changed = {name: new_name for name, new_name in (standard | in_the_way).items() if name != new_name}
     data = data.rename_columns(changed) if changed else data
     first = [what for what in columns if what in data.column_names]
@@ -496,7 +530,9 @@ def check_no_gaps(
 ) -> None:
     "Raise an error that names the rows where a value is missing."
     rows = pc.indices_nonzero(missing).to_pylist()
-    if rows: raise ValueError(f"{where}: no {what} in column {column!r} in {len(rows)} of {len(missing)} rows (row {_some(rows)}; the first is row 0): fill them in or take them out")
+    if rows:
+        raise ValueError(f"{where}: no {what} in column {column!r} in {len(rows)} of {len(missing)} rows (row "
+                         f"{_some(rows)}; the first is row 0): fill them in or take them out")
 
 # %% ../nbs/00_data.ipynb #07c55217
 def check_texts(
@@ -508,9 +544,12 @@ def check_texts(
     "Raise an error unless every row has a text."
     values = _column(data, what)
     check_no_gaps(_blank(values), what, column, where)
-    if not _is_text(data, what): raise ValueError(f"{where}: column {column!r} holds {values.type}, expected texts: name the right column with {what}_column=")
+    if not _is_text(data, what):
+        raise ValueError(f"{where}: column {column!r} holds {values.type}, expected texts: name the right "
+                         f"column with {what}_column=")
     if pc.all(pc.match_substring_regex(values, r"^\s*[-+]?[0-9]+([.,][0-9]+)?\s*$")).as_py():
-        raise ValueError(f"{where}: column {column!r} holds only numbers, expected texts: name the right column with {what}_column=")
+        raise ValueError(f"{where}: column {column!r} holds only numbers, expected texts: name the right "
+                         f"column with {what}_column=")
 
 # %% ../nbs/00_data.ipynb #a33870ef
 def _label_key(value: Any) -> int | float | str:
@@ -526,10 +565,13 @@ def name_labels(
     keys = {value: _label_key(value) for value in values}
     if any(isinstance(key, str) for key in keys.values()): keys = {value: str(value) for value in keys}
     fractions = [value for value, key in keys.items() if isinstance(key, float)]
-    if fractions: raise ValueError(f"the labels are numbers with fractions ({_some(fractions, 3)}), expected one class per row: this version trains classifiers only")
+    if fractions:
+        raise ValueError(f"the labels are numbers with fractions ({_some(fractions, 3)}), expected one class "
+                         "per row: this version trains classifiers only")
     several = [value for value in keys if isinstance(value, str) and re.search(r"[\s,;|]", value)]
     if several and all(part in keys for value in several for part in re.split(r"[\s,;|]+", value)):
-        raise ValueError(f"some rows have several labels ({_some(list(map(repr, several)), 2)}), expected one class per row: this version trains classifiers with one label")
+        raise ValueError(f"some rows have several labels ({_some(list(map(repr, several)), 2)}), expected one "
+                         "class per row: this version trains classifiers with one label")
     return {value: str(key) for value, key in sorted(keys.items(), key=lambda item: item[1])}
 
 # %% ../nbs/00_data.ipynb #5564ec25
@@ -540,7 +582,9 @@ def distinct_labels(
 ) -> list[Any]:    # In order of appearance; names where the column has them
     "The different labels of a split."
     feature, labels = data.features["label"], _column(data, "label")
-    if pa.types.is_nested(labels.type): raise ValueError(f"{where}: column {column!r} holds {labels.type}, expected one class per row: this version trains classifiers with one label")
+    if pa.types.is_nested(labels.type):
+        raise ValueError(f"{where}: column {column!r} holds {labels.type}, expected one class per row: this "
+                         "version trains classifiers with one label")
     is_named = isinstance(feature, ClassLabel)
     check_no_gaps(pc.or_kleene(_blank(labels), pc.equal(labels, -1)) if is_named else _blank(labels), "label", column, where)
     values = pc.unique(labels).to_pylist()
@@ -553,11 +597,14 @@ def check_labels(
     "Raise an error unless the labels can be learned from train."
     train = sorted(found["train"])
     if len(train) > max(10, rows // 2):
-        raise ValueError(f"{len(train)} different labels in {rows} rows ({_some(train, 2)}) look like texts or row numbers: name the right column with label_column=")
+        raise ValueError(f"{len(train)} different labels in {rows} rows ({_some(train, 2)}) look like texts or "
+                         "row numbers: name the right column with label_column=")
     if len(train) < 2: raise ValueError(f"every row of train has the label {train[0]!r}, expected at least two classes")
     for split, labels in found.items():
         new = sorted(labels - found["train"])
-        if new: raise ValueError(f"the label {_some(list(map(repr, new)))} is in {split} but not in train, where it could be learned: move some of its rows to train, or take them out")
+        if new:
+            raise ValueError(f"the label {_some(list(map(repr, new)))} is in {split} but not in train, where "
+                             "it could be learned: move some of its rows to train, or take them out")
 
 # %% ../nbs/00_data.ipynb #ed4ceec2
 def _with_ids(data: Dataset, ids: list[int], names: list[str]) -> Dataset:
@@ -575,11 +622,14 @@ def encode_labels(
     "Turn labels of any kind into ids with names."
     values = {split: distinct_labels(data, column, (where or {}).get(split, split)) for split, data in parts.items()}
     feature = parts["train"].features["label"]
-    names = name_labels(dict.fromkeys(itertools.chain(*values.values()))) if not isinstance(feature, ClassLabel) else {name: name for name in feature.names}
+    if isinstance(feature, ClassLabel): names = {name: name for name in feature.names}
+    else: names = name_labels(dict.fromkeys(itertools.chain(*values.values())))
     check_labels({split: {names.get(value, str(value)) for value in found} for split, found in values.items()}, len(parts["train"]))
     order = list(dict.fromkeys(names.values()))
-    if all(isinstance(_label_key(name), int) for name in order) and order != [str(i) for i in range(len(order))]: tell(f"the labels {_some(order)} have the ids 0 to {len(order) - 1}")
-    if len({name.strip().casefold() for name in order}) < len(order): tell(f"some labels differ in nothing but case or white space: {_some(list(map(repr, order)))}")
+    if all(isinstance(_label_key(name), int) for name in order) and order != [str(i) for i in range(len(order))]:
+        tell(f"the labels {_some(order)} have the ids 0 to {len(order) - 1}")
+    if len({name.strip().casefold() for name in order}) < len(order):
+        tell(f"some labels differ in nothing but case or white space: {_some(list(map(repr, order)))}")
     id_of = {name: i for i, name in enumerate(order)}
     return {split: _with_ids(data, [id_of[names[value]] for value in values[split]], order) for split, data in parts.items()}
 
@@ -592,7 +642,8 @@ def _check_sizes(digests: Sequence[bytes], labels: Sequence[int], names: Sequenc
     counts = Counter(label_of.values())
     for label in sorted(set(labels)):
         if counts[label] <= len(missing):
-            raise ValueError(f"the label {names[label]!r} has too few different texts ({counts[label]}), expected at least {len(missing) + 1} so that it is in train, {' and '.join(missing)}: "
+            raise ValueError(f"the label {names[label]!r} has too few different texts ({counts[label]}), "
+                             f"expected at least {len(missing) + 1} so that it is in train, {' and '.join(missing)}: "
                              "add rows, merge it with another label, or give all three splits yourself")
 
 def cut_splits(
@@ -610,7 +661,8 @@ def cut_splits(
         rows = split_rows(digests, labels, missing)
         parts = {**parts, **{split: train.select(np.array(numbers)) for split, numbers in rows.items()}}
         cut = " and ".join(f"{share:.0%} for {split}" for split, share in missing.items())
-        tell(f"{title}: {cut} cut from train (seed {seed}, repeated texts kept together): {', '.join(f'{len(parts[split])} {split}' for split in SPLIT_NAMES)}")
+        sizes = ", ".join(f"{len(parts[split])} {split}" for split in SPLIT_NAMES)
+        tell(f"{title}: {cut} cut from train (seed {seed}, repeated texts kept together): {sizes}")
     return DatasetDict({split: parts[split] for split in SPLIT_NAMES})
 
 # %% ../nbs/00_data.ipynb #3b4c5433
@@ -665,7 +717,9 @@ def data_fingerprint(
 def _chosen_splits(found: Source) -> dict[str, Dataset]:
     "The splits to use under their standard names, none of them empty."
     names = name_splits(found.parts)
-    if "train" not in names: raise ValueError(f"{found.title}: no train split among {', '.join(map(repr, found.parts))}; give one of them as {{'train': …}}")
+    if "train" not in names:
+        raise ValueError(f"{found.title}: no train split among {', '.join(map(repr, found.parts))}; give one "
+                         f"of them as {{'train': …}}")
     told = [f"{split} is {name!r}" for split, name in names.items() if split != name]
     unused = [repr(name) for name in found.parts if name not in names.values()]
     if unused: told.append(f"left out: {', '.join(unused)}")
@@ -678,7 +732,8 @@ def _check_header(train: Dataset, columns: Mapping[str, str], title: str) -> Non
     "Raise an error if the first line of a file is a row and not the column names."
     values = _column(train, columns["label"])
     if _is_text(train, columns["label"]) and pc.index(values, pa.scalar(columns["label"], values.type)).as_py() >= 0:
-        raise ValueError(f"{title}: the column names {', '.join(map(repr, train.column_names))} look like a row: put a first line with names above it, or name label_column= if they are right")
+        raise ValueError(f"{title}: the column names {', '.join(map(repr, train.column_names))} look like a "
+                         "row: put a first line with names above it, or name label_column= if they are right")
 
 def _is_loaded(data: Any) -> bool:
     "Whether load_data made this."
@@ -687,7 +742,7 @@ def _is_loaded(data: Any) -> bool:
 
 # %% ../nbs/00_data.ipynb #4f8fc497
 def load_data(
-    source: Any,                         # A built-in name, file, folder, Hub id, DataFrame, dict of lists, Dataset, DatasetDict, or a dict of split: any of these
+    source: Any,                         # A built-in name, path, Hub id, or rows in memory; or a dict of split: any of these
     name: str | None = None,             # Configuration of a Hub data set that has several
     text_column: str | None = None,      # Column of the texts; found if not given
     text_pair_column: str | None = None, # Column of the second texts if the rows are pairs; found if text_column is not given
@@ -707,12 +762,14 @@ def load_data(
     parts = drop_secret_splits(parts, found.title)
     for split, data in parts.items():
         for what in columns:
-            if what not in data.column_names: raise ValueError(f"{where[split]} has no column {columns[what]!r}: its columns are {_listed(data)}")
+            if what not in data.column_names:
+                raise ValueError(f"{where[split]} has no column {columns[what]!r}: its columns are {_listed(data)}")
             if what != "label": check_texts(data, what, columns[what], where[split])
     parts = encode_labels(parts, columns["label"], where)
     classes = parts["train"].features["label"].names
     tell(f"{found.title}: {', '.join(f'{what} from {column!r}' for what, column in columns.items())}; {len(classes)} classes ({_some(classes, 6)})")
     data = cut_splits(parts, seed, found.title)
-    origin = {"source": found.origin, "name": found.name, **{f"{what}_column": columns.get(what) for what in ("text", "text_pair", "label")}, "seed": seed}
+    named = {f"{what}_column": columns.get(what) for what in ("text", "text_pair", "label")}
+    origin = {"source": found.origin, "name": found.name, **named, "seed": seed}
     for part in data.values(): part.info.dataset_name, part.info.description = found.slug, json.dumps(origin)
     return data

@@ -28,10 +28,13 @@ def list_texts(
 ) -> list[str]:           # The same, in a list
     "The texts as a list, or an error that names the first row without text."
     if isinstance(texts, str): raise ValueError(f"{name} must be a list of strings, found one string: put it in a list")
-    if isinstance(texts, Mapping) or not isinstance(texts, Iterable): raise ValueError(f"{name} must be a list of strings, found {type(texts).__name__}")
+    if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
+        raise ValueError(f"{name} must be a list of strings, found {type(texts).__name__}")
     rows = list(texts)
     wrong = [i for i, text in enumerate(rows) if not isinstance(text, str) or not text.strip()]
-    if wrong: raise ValueError(f"{name} must hold text in every row, found {rows[wrong[0]]!r} in row {wrong[0]}: fill or drop {len(wrong)} such rows")
+    if wrong:
+        raise ValueError(f"{name} must hold text in every row, found {rows[wrong[0]]!r} in row {wrong[0]}: "
+                         f"fill or drop {len(wrong)} such rows")
     return rows
 
 # %% ../nbs/07_inference.ipynb #9b3ff815
@@ -83,7 +86,8 @@ class Predictor:
     ) -> list[dict[str, Any]]:                   # Per row label, score and scores (a probability for each label)
         "Labels with probabilities, in the order of the rows."
         if self.text_pair != (text_pairs is not None):
-            raise ValueError(f"this model was trained on {'pairs: give a second text for each, as text_pairs' if self.text_pair else 'single texts: leave text_pairs out'}")
+            kind = "pairs: give a second text for each, as text_pairs" if self.text_pair else "single texts: leave text_pairs out"
+            raise ValueError(f"this model was trained on {kind}")
         logits = predict_logits(self.model, self.tokenizer, texts, text_pairs, self.max_length, self.precision, self.batch_size)
         names = [self.model.config.id2label[i] for i in range(logits.shape[1])]
         return [dict(label=names[row.argmax()], score=float(row.max()), scores=dict(zip(names, map(float, row)))) for row in softmax(logits)]

@@ -96,7 +96,8 @@ def load_model(
             try:
                 model = AutoModelForSequenceClassification.from_pretrained(
                     source, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True, trust_remote_code=False)
-            except SafetensorError as error: raise ValueError(f"the weights of {name} are damaged ({error}): copy them again") from error
+            except SafetensorError as error:
+                raise ValueError(f"the weights of {name} are damaged ({error}): copy them again") from error
     if not kept:
         renew_head(model, seed)
         if any("ForSequenceClassification" in name for name in architectures): tell(f"model: the head of {name} speaks of {', '.join(known)}, so the data gets a new one")
@@ -118,10 +119,13 @@ def build_model(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             with quiet_transformers(): model = model()
-        if not isinstance(model, PreTrainedModel): raise ValueError(f"the function that builds the model must return a transformers model, found {model!r}")
+        if not isinstance(model, PreTrainedModel):
+            raise ValueError(f"the function that builds the model must return a transformers model, found {model!r}")
     names = label_names(data)
     found = getattr(model.config, "num_labels", None)
-    if found != len(names): raise ValueError(f"the model has {found} outputs and the data {len(names)} labels ({', '.join(names)}): build it with num_labels={len(names)}")
+    if found != len(names):
+        raise ValueError(f"the model has {found} outputs and the data {len(names)} labels "
+                         f"({', '.join(names)}): build it with num_labels={len(names)}")
     model.config.id2label, model.config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
     model.config.problem_type = "single_label_classification"
     return model.float()

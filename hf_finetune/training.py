@@ -157,7 +157,8 @@ def check_arguments(
         if name in OWNED and not any(isinstance(value, type(same)) and value == same for same in OWNED[name][0]):
             raise ValueError(f"{name} cannot be set: {OWNED[name][1]}; leave it out")
         if value is None and DEFAULTS[name] is None: continue
-        if name in SWITCHES and not isinstance(value, (bool, np.bool_)): raise ValueError(f"{name} must be True or False, found {value!r}")
+        if name in SWITCHES and not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name} must be True or False, found {value!r}")
         expected, holds = RANGES.get(name, ("", None))
         if holds and not holds(value): raise ValueError(f"{name} must be {expected}, found {value!r}")
     if arguments.get("bf16") and arguments.get("fp16"): raise ValueError("bf16 and fp16 exclude each other: leave one out, or both, and the library chooses")
@@ -395,7 +396,8 @@ def check_folder(
     different = [f"{name} {there.get(name, 'not set')} there and {description.get(name, 'not set')} here"
                  for name in sorted({*there, *description}) if there.get(name) != description.get(name)]
     if different:
-        raise ValueError(f"{folder} holds another run ({'; '.join(different)}): give another output_dir, or none to get one by itself")
+        raise ValueError(f"{folder} holds another run ({'; '.join(different)}): give another output_dir, or "
+                         "none to get one by itself")
     return True
 
 # %% ../nbs/08_training.ipynb #644274ff
@@ -407,7 +409,8 @@ def alone(
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     lock = FileLock(Path(tempfile.gettempdir()) / f"hf_finetune-{name}.lock")
     try: lock.acquire(timeout=0)
-    except Timeout: raise ValueError(f"{folder} is being trained by another process: wait until it ends, or stop it") from None
+    except Timeout:
+        raise ValueError(f"{folder} is being trained by another process: wait until it ends, or stop it") from None
     try: yield
     finally: lock.release()
 
@@ -419,7 +422,8 @@ def new_folder(
     "Make a folder, and take it away again if the block fails before anything lies in it."
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error: raise ValueError(f"output_dir {folder} cannot be made ({error.strerror}): give another one") from None
+    except OSError as error:
+        raise ValueError(f"output_dir {folder} cannot be made ({error.strerror}): give another one") from None
     try: yield
     except BaseException:
         for path in new:
@@ -590,12 +594,15 @@ class Run(RunRecord):
         "The data of the run: as it was given, or loaded again and compared with what was trained on."
         source = self.settings["data"]["source"] or {}
         if self._data is None and source.get("source") is None:
-            raise ValueError(f"{self.folder} was trained on rows in memory, which no file holds: give them again as data")
+            raise ValueError(f"{self.folder} was trained on rows in memory, which no file holds: give them "
+                             "again as data")
         try: data = load_data(**source) if self._data is None else load_data(self._data)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}: the data of {self.folder} has moved; give it from its new place (data=, or --data)") from None
+            raise FileNotFoundError(f"{error}: the data of {self.folder} has moved; give it from its new place "
+                                    "(data=, or --data)") from None
         if data_fingerprint(data) != self.settings["description"]["data"]:
-            raise ValueError(f"the data holds other rows than {self.folder} was trained on: give the same rows, or train again on the new ones")
+            raise ValueError(f"the data holds other rows than {self.folder} was trained on: give the same "
+                             "rows, or train again on the new ones")
         return data
 
     @property
@@ -682,7 +689,8 @@ def explain_refusal(
     try: yield
     except Exception as error: # From KeyError to RuntimeError, by argument
         given = ", ".join(f"{name}={value!r}" for name, value in asked.items()) or "the default arguments"
-        raise ValueError(f"transformers cannot train with {given}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise ValueError(f"transformers cannot train with {given}: "
+                         f"{' '.join(str(error).split()) or type(error).__name__}") from error
 
 def rehearse(
     trainer: Trainer, # Ready to train; as before afterwards
@@ -734,7 +742,8 @@ def finetune(
     check_arguments(training_arguments)
     training_arguments = {name: _plain_number(value) for name, value in training_arguments.items()}
     metric = one_metric(metric, training_arguments.pop("metric_for_best_model", None))
-    if not isinstance(callbacks, Sequence): raise ValueError(f"callbacks must be a list of TrainerCallbacks, found {callbacks!r}")
+    if not isinstance(callbacks, Sequence):
+        raise ValueError(f"callbacks must be a list of TrainerCallbacks, found {callbacks!r}")
     if output_dir is not None and (not isinstance(output_dir, (str, Path)) or not str(output_dir)):
         raise ValueError(f"output_dir must be a path, or left out, found {output_dir!r}")
     data = load_data(data)
@@ -765,7 +774,8 @@ def one_metric(
 ) -> str:                        # Without eval_
     "The metric that names the best checkpoint, whichever way it was given."
     if metric and same_of_trainer and metric_key(metric) != metric_key(same_of_trainer):
-        raise ValueError(f"metric={metric!r} and metric_for_best_model={same_of_trainer!r} say two things: leave one out")
+        raise ValueError(f"metric={metric!r} and metric_for_best_model={same_of_trainer!r} say two things: "
+                         "leave one out")
     found = metric or same_of_trainer or "accuracy"
     direction_of(found)
     return metric_key(found)
