@@ -22,7 +22,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,8 @@ def parse_value(
             try: return convert(text)
             except ValueError: continue
     if any(kind.startswith(("str", "list", "dict", "Literal")) or kind[:1].isupper() for kind in kinds): return text
-    raise ValueError(f"--{name} must be of type {' or '.join(kind for kind in kinds if kind != 'None')}, found "
-                     f"{text!r}")
+    raise ValueError(f"--{name} must be of type {' or '.join(kind for kind in kinds if kind != 'None')}, "
+                     f"found {text!r}")
 
 # %% ../nbs/11_cli.ipynb #901f11e1
 OWN_FLAGS = dict(data=str, name=str, model=str, output_dir=str, metric=str, max_length=int, text_column=str, text_pair_column=str, label_column=str)
@@ -165,8 +165,9 @@ def text_lines(
 FILES = (".csv", ".tsv", ".tab", ".json", ".jsonl", ".ndjson", ".parquet", ".txt") # All but the last also with .gz
 
 def read_texts(
-    given: Sequence[str],                # Texts, one file, or nothing for standard input
-) -> tuple[list[str], list[str] | None]: # Texts, and second texts if the file has such a column
+    given: Sequence[str],                   # Texts, one file, or nothing for standard input
+    trained: Mapping[str, Any] | None = None, # text_column and so on that the run was trained on
+) -> tuple[list[str], list[str] | None]:    # Texts, and second texts if the file has such a column
     "What to label: texts as they are, the rows of a file, or the lines of standard input."
     if not given: return text_lines(sys.stdin.buffer.read(), "standard input"), None
     paths = [Path(text) for text in given if Path(text.lower().removesuffix(".gz")).suffix in FILES]
@@ -179,12 +180,14 @@ def read_texts(
         raise FileNotFoundError(f"there is no file {path}")
     if len(given) > 1: raise ValueError(f"{path} is a file among {len(given)} texts: give texts, or one file")
     if path.suffix.lower() == ".txt": return text_lines(path.read_bytes(), str(path)), None
-    from hf_finetune.data import find_text, read_file
-    rows = read_file(path)
-    text, pair = find_text(rows)
+    from hf_finetune.data import find_text, read_file, tell
+    rows, trained = read_file(path), trained or {}
+    text, pair = trained.get("text_column"), trained.get("text_pair_column")
+    if not {text, pair} - {None} <= {*rows.column_names} or text is None: text, pair = find_text(rows, trained.get("label_column"))
+    tell(f"{path.name}: text from {text!r}" + (f", text_pair from {pair!r}" if pair else ""))
     return list(rows[text]), list(rows[pair]) if pair else None
 
-# %% ../nbs/11_cli.ipynb #ab9bd891
+# %% ../nbs/11_cli.ipynb #28fa6656
 def run_predict(
     folder: str,                  # A run folder
     given: Sequence[str],         # As for read_texts
@@ -193,9 +196,9 @@ def run_predict(
 ) -> int:                         # Exit code
     "Label texts with the best checkpoint of a run."
     with redirect_stdout(sys.stderr):
-        from hf_finetune.checkpoint import read_best
+        from hf_finetune.checkpoint import read_best, read_run
         read_best(folder)
-        texts, pairs = read_texts(given)
+        texts, pairs = read_texts(given, read_run(folder, ["data"])["data"]["source"])
         if not texts: raise ValueError("no text to label: give texts, a file, or lines on standard input")
         from hf_finetune.inference import load_predictor
         predictor = load_predictor(folder)

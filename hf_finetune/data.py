@@ -104,8 +104,8 @@ def check_encoding(
             try: line.decode()
             except UnicodeDecodeError as error:
                 nearby = line[max(0, error.start - 15):error.start + 15].decode("cp1252", "replace").strip()
-                raise ValueError(f"{path.name}, line {number} is not UTF-8 (as Windows-1252 it says "
-                                 f"{nearby!r}): save the file again as UTF-8") from None
+                raise ValueError(f"{path.name}, line {number} is not UTF-8 (as Windows-1252 it says {nearby!r}): "
+                                 "save the file again as UTF-8") from None
 
 # %% ../nbs/00_data.ipynb #3d3c5a69
 def _separator(path: Path) -> str:
@@ -133,8 +133,8 @@ def read_rows(
                 if row: yield row
                 line = reader.line_num + 1
         except csv.Error as error:
-            raise ValueError(f"{path.name}, line {line}: {error}; a quote inside a quoted text is written "
-                             "twice") from None
+            raise ValueError(f"{path.name}, line {line}: {error}; "
+                             "a quote inside a quoted text is written twice") from None
 
 # %% ../nbs/00_data.ipynb #5abe0773
 FILE_FORMATS = "a CSV, TSV, JSON, JSON lines (.jsonl) or Parquet file"
@@ -161,8 +161,8 @@ def read_tabbed(
     "Read a file of tabs, quoted or not."
     with _open(path) as lines: first = lines.readline()
     if first.strip() and "\t" not in first:
-        raise ValueError(f"{path.name} has no tab in its first line, so it holds no labels: expected "
-                         f"{FILE_FORMATS} with a text and a label column")
+        raise ValueError(f"{path.name} has no tab in its first line, so it holds no labels: "
+                         f"expected {FILE_FORMATS} with a text and a label column")
     try: return read_delimited(path)
     except ValueError as error:
         try: table = read_delimited(path, csv.QUOTE_NONE)
@@ -198,8 +198,8 @@ def table_of_records(
     "Rows as a table; a column that a row lacks is missing there."
     for row, record in enumerate(records):
         if not isinstance(record, Mapping):
-            raise ValueError(f"{where}: row {row} is of type {type(record).__name__}, expected one object with "
-                             "column names per row")
+            raise ValueError(f"{where}: row {row} is of type {type(record).__name__}, "
+                             "expected one object with column names per row")
     names = dict.fromkeys(name for record in records for name in record)
     return table_of_columns({name: [record.get(name) for record in records] for name in names}, where)
 
@@ -339,8 +339,8 @@ def read_folder(
     splits = dict(files)
     if "train" not in name_splits(splits) or len(splits) < len(files):
         inside = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-        raise ValueError(f"the folder {folder} holds {inside}; expected one file per split: train.csv, and "
-                         "perhaps validation.csv and test.csv")
+        raise ValueError(f"the folder {folder} holds {inside}; expected one file per split: "
+                         "train.csv, and perhaps validation.csv and test.csv")
     return {split: read_file(path) for split, path in splits.items()}
 
 # %% ../nbs/00_data.ipynb #d08c22d4
@@ -384,8 +384,8 @@ def read_part(
         return _dataset_of(table_of_columns({name: part[name] for name in part.columns}, where))
     if isinstance(part, Mapping): return _dataset_of(table_of_columns(part, where))
     if isinstance(part, Sequence) and part and isinstance(part[0], Mapping): return _dataset_of(table_of_records(part, where))
-    raise ValueError(f"{where}: expected a path, a name, a DataFrame, a dict of lists, a Dataset or a "
-                     f"DatasetDict, found {type(part).__name__}")
+    raise ValueError(f"{where}: expected a path, a name, a DataFrame, a dict of lists, "
+                     f"a Dataset or a DatasetDict, found {type(part).__name__}")
 
 # %% ../nbs/00_data.ipynb #fbad1c13
 def _is_hub_id(source: Any) -> bool:
@@ -404,11 +404,11 @@ def read_source(
         found = next(iter(parts.values())).info.config_name # the cache chooses one where none is named
         return Source(parts, source, source, name or (found if found != "default" else None))
     if name is not None:
-        raise ValueError(f"name={name!r} chooses a configuration of a data set on the Hub, and this source is "
-                         "not there")
+        raise ValueError(f"name={name!r} chooses a configuration of a data set on the Hub, "
+                         "and this source is not there")
     if source is None or isinstance(source, str) and not source:
-        raise ValueError(f"no source is given: expected a built-in name ({', '.join(BUILT_IN_DATA)}), "
-                         f"{FILE_FORMATS}, or rows")
+        raise ValueError("no source is given: "
+                         f"expected a built-in name ({', '.join(BUILT_IN_DATA)}), {FILE_FORMATS}, or rows")
     if isinstance(source, str) and source in BUILT_IN_DATA: return Source({"train": read_bbc_news()}, source, source)
     if isinstance(source, (str, os.PathLike)):
         path = Path(source).expanduser().absolute()
@@ -468,8 +468,8 @@ def find_label(
     found = known or [name for name in flat if 2 <= pc.count_distinct(_column(data, name)).as_py() <= min(len(data) // 2, 1000)]
     if len(found) == 1: return found[0]
     if found:
-        raise ValueError(f"several columns could be the label ({', '.join(map(repr, found))}): name one with "
-                         "label_column=")
+        raise ValueError(f"several columns could be the label ({', '.join(map(repr, found))}): "
+                         "name one with label_column=")
     raise ValueError(f"no column of labels found: the columns are {_listed(data)}; name it with label_column=")
 
 # %% ../nbs/00_data.ipynb #9cbcff3e
@@ -482,11 +482,11 @@ def find_columns(
     "Decide which column is what."
     for argument, name in dict(text_column=text_column, text_pair_column=text_pair_column, label_column=label_column).items():
         if name is not None and name not in data.column_names:
-            raise ValueError(f"{argument}={name!r} is not there: the columns are "
-                             f"{_listed(data)}{_nearest(name, data.column_names)}")
+            raise ValueError(f"{argument}={name!r} is not there: "
+                             f"the columns are {_listed(data)}{_nearest(name, data.column_names)}")
     if text_pair_column and not text_column:
-        raise ValueError(f"text_pair_column={text_pair_column!r} needs a text_column beside it: the columns "
-                         f"are {_listed(data)}")
+        raise ValueError(f"text_pair_column={text_pair_column!r} needs a text_column beside it: "
+                         f"the columns are {_listed(data)}")
     text, pair = (text_column, text_pair_column) if text_column else find_text(data, label_column)
     label = label_column or find_label(data, [text, pair])
     found = {"text": text, "text_pair": pair, "label": label} if pair else {"text": text, "label": label}
@@ -531,8 +531,8 @@ def check_no_gaps(
     "Raise an error that names the rows where a value is missing."
     rows = pc.indices_nonzero(missing).to_pylist()
     if rows:
-        raise ValueError(f"{where}: no {what} in column {column!r} in {len(rows)} of {len(missing)} rows (row "
-                         f"{_some(rows)}; the first is row 0): fill them in or take them out")
+        raise ValueError(f"{where}: no {what} in column {column!r} in {len(rows)} of {len(missing)} "
+                         f"rows (row {_some(rows)}; the first is row 0): fill them in or take them out")
 
 # %% ../nbs/00_data.ipynb #07c55217
 def check_texts(
@@ -545,11 +545,11 @@ def check_texts(
     values = _column(data, what)
     check_no_gaps(_blank(values), what, column, where)
     if not _is_text(data, what):
-        raise ValueError(f"{where}: column {column!r} holds {values.type}, expected texts: name the right "
-                         f"column with {what}_column=")
+        raise ValueError(f"{where}: column {column!r} holds {values.type}, expected texts: "
+                         f"name the right column with {what}_column=")
     if pc.all(pc.match_substring_regex(values, r"^\s*[-+]?[0-9]+([.,][0-9]+)?\s*$")).as_py():
-        raise ValueError(f"{where}: column {column!r} holds only numbers, expected texts: name the right "
-                         f"column with {what}_column=")
+        raise ValueError(f"{where}: column {column!r} holds only numbers, expected texts: "
+                         f"name the right column with {what}_column=")
 
 # %% ../nbs/00_data.ipynb #a33870ef
 def _label_key(value: Any) -> int | float | str:
@@ -566,12 +566,12 @@ def name_labels(
     if any(isinstance(key, str) for key in keys.values()): keys = {value: str(value) for value in keys}
     fractions = [value for value, key in keys.items() if isinstance(key, float)]
     if fractions:
-        raise ValueError(f"the labels are numbers with fractions ({_some(fractions, 3)}), expected one class "
-                         "per row: this version trains classifiers only")
+        raise ValueError(f"the labels are numbers with fractions ({_some(fractions, 3)}), "
+                         "expected one class per row: this version trains classifiers only")
     several = [value for value in keys if isinstance(value, str) and re.search(r"[\s,;|]", value)]
     if several and all(part in keys for value in several for part in re.split(r"[\s,;|]+", value)):
-        raise ValueError(f"some rows have several labels ({_some(list(map(repr, several)), 2)}), expected one "
-                         "class per row: this version trains classifiers with one label")
+        raise ValueError(f"some rows have several labels ({_some(list(map(repr, several)), 2)}), "
+                         "expected one class per row: this version trains classifiers with one label")
     return {value: str(key) for value, key in sorted(keys.items(), key=lambda item: item[1])}
 
 # %% ../nbs/00_data.ipynb #5564ec25
@@ -583,8 +583,8 @@ def distinct_labels(
     "The different labels of a split."
     feature, labels = data.features["label"], _column(data, "label")
     if pa.types.is_nested(labels.type):
-        raise ValueError(f"{where}: column {column!r} holds {labels.type}, expected one class per row: this "
-                         "version trains classifiers with one label")
+        raise ValueError(f"{where}: column {column!r} holds {labels.type}, expected one class per row: "
+                         "this version trains classifiers with one label")
     is_named = isinstance(feature, ClassLabel)
     check_no_gaps(pc.or_kleene(_blank(labels), pc.equal(labels, -1)) if is_named else _blank(labels), "label", column, where)
     values = pc.unique(labels).to_pylist()
@@ -597,14 +597,14 @@ def check_labels(
     "Raise an error unless the labels can be learned from train."
     train = sorted(found["train"])
     if len(train) > max(10, rows // 2):
-        raise ValueError(f"{len(train)} different labels in {rows} rows ({_some(train, 2)}) look like texts or "
-                         "row numbers: name the right column with label_column=")
+        raise ValueError(f"{len(train)} different labels in {rows} rows ({_some(train, 2)}) look "
+                         "like texts or row numbers: name the right column with label_column=")
     if len(train) < 2: raise ValueError(f"every row of train has the label {train[0]!r}, expected at least two classes")
     for split, labels in found.items():
         new = sorted(labels - found["train"])
         if new:
-            raise ValueError(f"the label {_some(list(map(repr, new)))} is in {split} but not in train, where "
-                             "it could be learned: move some of its rows to train, or take them out")
+            raise ValueError(f"the label {_some(list(map(repr, new)))} is in {split} but not in train, "
+                             "where it could be learned: move some of its rows to train, or take them out")
 
 # %% ../nbs/00_data.ipynb #ed4ceec2
 def _with_ids(data: Dataset, ids: list[int], names: list[str]) -> Dataset:
@@ -718,8 +718,8 @@ def _chosen_splits(found: Source) -> dict[str, Dataset]:
     "The splits to use under their standard names, none of them empty."
     names = name_splits(found.parts)
     if "train" not in names:
-        raise ValueError(f"{found.title}: no train split among {', '.join(map(repr, found.parts))}; give one "
-                         f"of them as {{'train': …}}")
+        raise ValueError(f"{found.title}: no train split among {', '.join(map(repr, found.parts))}; "
+                         f"give one of them as {{'train': …}}")
     told = [f"{split} is {name!r}" for split, name in names.items() if split != name]
     unused = [repr(name) for name in found.parts if name not in names.values()]
     if unused: told.append(f"left out: {', '.join(unused)}")
@@ -732,8 +732,8 @@ def _check_header(train: Dataset, columns: Mapping[str, str], title: str) -> Non
     "Raise an error if the first line of a file is a row and not the column names."
     values = _column(train, columns["label"])
     if _is_text(train, columns["label"]) and pc.index(values, pa.scalar(columns["label"], values.type)).as_py() >= 0:
-        raise ValueError(f"{title}: the column names {', '.join(map(repr, train.column_names))} look like a "
-                         "row: put a first line with names above it, or name label_column= if they are right")
+        raise ValueError(f"{title}: the column names {', '.join(map(repr, train.column_names))} look like a row: "
+                         "put a first line with names above it, or name label_column= if they are right")
 
 def _is_loaded(data: Any) -> bool:
     "Whether load_data made this."

@@ -143,11 +143,11 @@ def _predicted_classes(
         raise ValueError(f"expected logits of shape {(len(labels), num_labels)}, one row per label and one column per class, "
                          f"but found {logits.shape}: build the model with num_labels={num_labels} and score all rows")
     if (bad := np.isnan(logits).any(axis=1)).any():
-        raise ValueError(f"the logits are NaN in {_rows(bad)} of {len(bad)}: the training has diverged, try a "
-                         "lower learning_rate")
+        raise ValueError(f"the logits are NaN in {_rows(bad)} of {len(bad)}: "
+                         "the training has diverged, try a lower learning_rate")
     if (bad := ~np.isin(labels, range(num_labels))).any():
-        raise ValueError(f"labels must be class numbers from 0 to {num_labels - 1}, but found {labels[bad][0]} "
-                         f"({_rows(bad)})")
+        raise ValueError(f"labels must be class numbers from 0 to {num_labels - 1}, "
+                         f"but found {labels[bad][0]} ({_rows(bad)})")
     return logits.argmax(axis=1), labels
 
 # %% ../nbs/03_metrics.ipynb #7ca72145
@@ -157,8 +157,8 @@ def build_compute_metrics(
 ) -> "Callable[[EvalPrediction], dict[str, float]]": # For the Trainer's compute_metrics
     "A function that turns the Trainer's predictions into one flat dict of floats."
     if num_labels < 2:
-        raise ValueError(f"`num_labels` must be at least 2, but found {num_labels}: one class leaves nothing "
-                         "to tell apart")
+        raise ValueError(f"`num_labels` must be at least 2, but found {num_labels}: "
+                         "one class leaves nothing to tell apart")
     keys = map(metric_key, [names] if isinstance(names, str) else names)
     metrics = {key: load_metric(key) for key in keys if key != "loss"}
     options = {"f1": dict(average="binary" if num_labels == 2 else "macro")}
@@ -186,5 +186,5 @@ def direction_of(
     if key in DIRECTIONS: return DIRECTIONS[key]
     nearest = get_close_matches(key.lower(), DIRECTIONS, n=1)
     hint = f"did you mean `{nearest[0]}`? " if nearest else ""
-    raise ValueError(f"it is not known whether `{name}` should be high or low: {hint}choose one of "
-                     f"{', '.join(known_metrics())}")
+    raise ValueError(f"it is not known whether `{name}` should be high or low: "
+                     f"{hint}choose one of {', '.join(known_metrics())}")

@@ -124,8 +124,8 @@ def build_model(
     names = label_names(data)
     found = getattr(model.config, "num_labels", None)
     if found != len(names):
-        raise ValueError(f"the model has {found} outputs and the data {len(names)} labels "
-                         f"({', '.join(names)}): build it with num_labels={len(names)}")
+        raise ValueError(f"the model has {found} outputs and the data {len(names)} labels ({', '.join(names)}): "
+                         f"build it with num_labels={len(names)}")
     model.config.id2label, model.config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
     model.config.problem_type = "single_label_classification"
     return model.float()

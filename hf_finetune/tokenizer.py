@@ -75,8 +75,8 @@ def find_pretrained(
     if not str(name).strip() or not folder.is_dir(): return _on_the_hub(str(name))
     if (folder/"config.json").is_file(): return str(folder)
     if (folder/"best_checkpoint.json").is_file():
-        raise FileNotFoundError(f"`{name}` is the folder of a run, not of a model: give one of its "
-                                "checkpoints, or load the best one with load_best")
+        raise FileNotFoundError(f"`{name}` is the folder of a run, not of a model: "
+                                "give one of its checkpoints, or load the best one with load_best")
     found = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
     raise FileNotFoundError(f"the folder `{name}` is no saved model: it lacks config.json (found: {found}); "
                             "give one that save_pretrained has written")
@@ -140,8 +140,8 @@ def resolve_max_length(
     if max_length is None: return min(DEFAULT_MAX_LENGTH, most)
     if isinstance(max_length, bool) or not isinstance(max_length, Integral) or not least <= max_length <= most:
         upper = f" to {most} (the model's maximum)" if most < 10**9 else ""  # transformers writes "no limit" as 10**30
-        raise ValueError(f"`max_length` must be a whole number from {least} (special tokens and one of each "
-                         f"text){upper}, but found {max_length!r}")
+        raise ValueError(f"`max_length` must be a whole number from {least} (special "
+                         f"tokens and one of each text){upper}, but found {max_length!r}")
     return int(max_length)
 
 # %% ../nbs/01_tokenizer.ipynb #e1ab73ab
@@ -202,8 +202,8 @@ def _check_texts(
     for column in ("text", "text_pair"):
         kind = getattr(split.features.get(column), "dtype", None)
         if column in split.column_names and kind not in ("string", "large_string"):
-            raise ValueError(f"the column `{column}` of the {name} rows must hold text, but holds {kind}: turn "
-                             "it into strings, or name another column")
+            raise ValueError(f"the column `{column}` of the {name} rows must hold text, "
+                             f"but holds {kind}: turn it into strings, or name another column")
 
 # %% ../nbs/01_tokenizer.ipynb #f7d5e133
 def tokenize_data(

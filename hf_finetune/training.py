@@ -47,7 +47,7 @@ from transformers import (PreTrainedModel, PreTrainedTokenizerBase, PrinterCallb
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from .checkpoint import (MANIFEST, RUN_FILE, BestCheckpoint, Candidate, list_checkpoints, load_best, publish_checkpoint, read_best,
+from .checkpoint import (MANIFEST, RUN_FILE, BestCheckpoint, Candidate, is_first_process, list_checkpoints, load_best, publish_checkpoint, read_best,
                                     read_json, read_run, record_best, rotate_checkpoints, write_json, write_text)
 from .collator import load_collator
 from .data import data_fingerprint, data_name, label_names, is_interactive, load_data, source_of, tell
@@ -396,8 +396,8 @@ def check_folder(
     different = [f"{name} {there.get(name, 'not set')} there and {description.get(name, 'not set')} here"
                  for name in sorted({*there, *description}) if there.get(name) != description.get(name)]
     if different:
-        raise ValueError(f"{folder} holds another run ({'; '.join(different)}): give another output_dir, or "
-                         "none to get one by itself")
+        raise ValueError(f"{folder} holds another run ({'; '.join(different)}): "
+                         "give another output_dir, or none to get one by itself")
     return True
 
 # %% ../nbs/08_training.ipynb #644274ff
@@ -405,7 +405,10 @@ def check_folder(
 def alone(
     folder: Path, # The run folder
 ) -> Iterator[None]:
-    "Raise if another process on this machine, or another thread, trains in the folder."
+    "Raise if another run on this machine, or in another thread, trains in the folder."
+    if not is_first_process(): # The first one holds the folder for all that train together
+        yield
+        return
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
     lock = FileLock(Path(tempfile.gettempdir()) / f"hf_finetune-{name}.lock")
     try: lock.acquire(timeout=0)
@@ -538,6 +541,7 @@ class RunRecord:
 
     def save_pictures(self) -> None:
         "Write learning_curves.png and confusion_matrix.png into the run folder."
+        if not is_first_process(): return
         learning, confusion = Figure(figsize=(8, 3.6), layout="constrained"), Figure(figsize=(5, 4.5), layout="constrained")
         plot_learning(self.history, self.log, self.settings["metric"], learning.subplots(1, 2))
         found = self.scores["confusion_matrix"]
@@ -594,15 +598,15 @@ class Run(RunRecord):
         "The data of the run: as it was given, or loaded again and compared with what was trained on."
         source = self.settings["data"]["source"] or {}
         if self._data is None and source.get("source") is None:
-            raise ValueError(f"{self.folder} was trained on rows in memory, which no file holds: give them "
-                             "again as data")
+            raise ValueError(f"{self.folder} was trained on rows in memory, "
+                             "which no file holds: give them again as data")
         try: data = load_data(**source) if self._data is None else load_data(self._data)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}: the data of {self.folder} has moved; give it from its new place "
-                                    "(data=, or --data)") from None
+            raise FileNotFoundError(f"{error}: the data of {self.folder} has moved; "
+                                    "give it from its new place (data=, or --data)") from None
         if data_fingerprint(data) != self.settings["description"]["data"]:
-            raise ValueError(f"the data holds other rows than {self.folder} was trained on: give the same "
-                             "rows, or train again on the new ones")
+            raise ValueError(f"the data holds other rows than {self.folder} was trained on: "
+                             "give the same rows, or train again on the new ones")
         return data
 
     @property
