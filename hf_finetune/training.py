@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'RENAMED', 'OWNED', 'RANGES', 'SWITCHES', 'DEFAULTS', 'SAVING', 'TIMINGS', 'NEUTRAL', 'check_arguments',
-           'default_arguments', 'build_arguments', 'build_loss', 'checkpoint_bytes', 'check_space', 'FinetuneTrainer',
-           'TrainingProgress', 'tell_warnings', 'EvaluationLine', 'SaveOnInterrupt', 'candidates_of', 'RunFolder',
-           'describe_run', 'run_fingerprint', 'check_folder', 'alone', 'new_folder', 'warn_if_wiped', 'plot_learning',
-           'plot_confusion', 'history_of', 'RunRecord', 'Run', 'build_trainer', 'explain_refusal', 'rehearse',
-           'choose_precision', 'model_label', 'versions', 'finetune', 'one_metric', 'start_run', 'finish_run',
-           'train_run']
+           'default_arguments', 'build_arguments', 'build_loss', 'checkpoint_bytes', 'check_space', 'read_lengths',
+           'group_rows', 'FinetuneTrainer', 'TrainingProgress', 'tell_warnings', 'EvaluationLine', 'SaveOnInterrupt',
+           'candidates_of', 'RunFolder', 'describe_run', 'run_fingerprint', 'check_folder', 'alone', 'new_folder',
+           'warn_if_wiped', 'plot_learning', 'plot_confusion', 'history_of', 'RunRecord', 'Run', 'build_trainer',
+           'explain_refusal', 'rehearse', 'choose_precision', 'model_label', 'versions', 'finetune', 'one_metric',
+           'cut_steps', 'start_run', 'finish_run', 'train_run']
 
 # %% ../nbs/08_training.ipynb #65d77ac1
 import dataclasses
@@ -26,7 +26,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from numbers import Integral, Real
 from pathlib import Path
@@ -39,23 +39,25 @@ from datasets import Dataset, DatasetDict
 from filelock import FileLock, Timeout
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from torch.nn.functional import cross_entropy
-from torch.utils.data import SequentialSampler
+from accelerate.data_loader import prepare_data_loader
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
+from torch.utils.data import DataLoader, SequentialSampler
 from tqdm.auto import tqdm
 from transformers import (PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, Trainer, TrainerCallback,
                           TrainingArguments)
 from transformers.trainer_callback import ExportableState
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from .checkpoint import (MANIFEST, RUN_FILE, BestCheckpoint, Candidate, is_first_process, list_checkpoints, load_best, publish_checkpoint, read_best,
                                     read_json, read_run, record_best, rotate_checkpoints, write_json, write_text)
-from .collator import load_collator
-from .data import data_fingerprint, data_name, label_names, is_interactive, load_data, source_of, tell
+from .collator import LengthGroupedBatchSampler, load_collator
+from .columns import label_names, problem_type
+from .data import data_fingerprint, data_name, load_data, source_of
 from .device import pick_device, pick_precision, precision_arguments
 from .inference import Predictor, usable_precision
-from .metrics import build_compute_metrics, direction_of, metric_key
-from .model import ModelSource, build_model, quiet_transformers, start_digest
-from .tokenizer import load_tokenizer, resolve_max_length, tokenize_data
+from .metrics import TASK_METRICS, build_compute_metrics, check_metric, direction_of, metric_key
+from .model import ModelSource, build_model, keep_embedding_gradients, quiet_transformers, start_digest
+from .reading import is_interactive, tell
+from .tokenizer import choose_max_length, load_tokenizer, resolve_max_length, tokenize_data
 
 # %% ../nbs/08_training.ipynb #f3837125
 FIELDS = tuple(field.name for field in dataclasses.fields(TrainingArguments))
@@ -71,7 +73,7 @@ RENAMED = { # Names of transformers 4, and short ones that people try
     "logging_dir": "set the environment variable TENSORBOARD_LOGGING_DIR",
     "save_safetensors": "weights are always safetensors; leave it out",
     "tokenizer": "the tokenizer comes with the model; leave it out",
-    "compute_metrics": "set metric to accuracy, f1 or loss",
+    "compute_metrics": "set metric to accuracy, f1, mse, pearson or loss",
     "lr": "set learning_rate",
     "epochs": "set num_train_epochs",
     "batch_size": "set per_device_train_batch_size"}
@@ -174,7 +176,8 @@ def default_arguments(
     steps_per_epoch = math.ceil(rows / (batch_size * asked.get("gradient_accumulation_steps", 1)))
     recipe = dict(
         learning_rate=round(1e-4 * min(1, 384 / getattr(config, "hidden_size", 768)), 7), per_device_train_batch_size=batch_size,
-        num_train_epochs=min(10, max(2, math.ceil(150 / steps_per_epoch))), warmup_steps=0.1, weight_decay=0.01, seed=42)
+        num_train_epochs=min(10, max(2, math.ceil(150 / steps_per_epoch))), warmup_steps=0.1, weight_decay=0.01,
+        train_sampling_strategy="group_by_length", seed=42)
     return {**recipe, **asked}
 
 # %% ../nbs/08_training.ipynb #9b3da7ec
@@ -200,14 +203,16 @@ def build_arguments(
 
 # %% ../nbs/08_training.ipynb #0948dc4f
 def build_loss(
-    label_smoothing_factor: float = 0.0, # Share of the target spread over all labels, in training only
+    label_smoothing_factor: float = 0.0, # Share of the target spread over all labels, in training only; for one class per row
+    problem_type: str = "single_label_classification", # As problem_type(data) gives it
 ) -> Callable[..., torch.Tensor]:        # For the Trainer's compute_loss_func
-    "Cross entropy, summed over rows and divided by the rows of the whole optimizer step."
+    "The loss of each row, summed and divided by the rows of the whole optimizer step."
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
-        logits = outputs["logits"]
-        smoothing = label_smoothing_factor if logits.requires_grad else 0.0
-        total = cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=smoothing)
-        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+        logits = outputs["logits"].float()
+        if problem_type == "regression": rows = mse_loss(logits[:, 0], labels.float(), reduction="none")
+        elif problem_type == "multi_label_classification": rows = binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").mean(1)
+        else: rows = cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing_factor if logits.requires_grad else 0.0)
+        return rows.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
     return loss
 
 # %% ../nbs/08_training.ipynb #c3777308
@@ -228,21 +233,47 @@ def check_space(
                                     "make room and run the same again; what was saved is kept")
 
 # %% ../nbs/08_training.ipynb #d38bba00
+def read_lengths(
+    rows: Dataset, # With a column length
+) -> np.ndarray:   # One whole number per row
+    "Lengths as they were measured when the rows were tokenized."
+    return rows.select_columns(["length"]).with_format("arrow")[:].column("length").to_numpy()
+
+
+def group_rows(
+    rows: Dataset,                # Tokenized, of the training split, with a column length
+    arguments: TrainingArguments, # Rows per batch, seed and process
+    max_tokens: int | None = None, # Most tokens of a batch on one device, padding included
+    multiple: int | None = None,  # The width of a batch is rounded up to a multiple of this
+) -> LengthGroupedBatchSampler:   # For this process
+    "The order in which a Trainer takes rows of similar length."
+    seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
+    return LengthGroupedBatchSampler(read_lengths(rows), arguments.train_batch_size, seed, max_tokens, arguments.world_size, arguments.process_index, multiple or 1)
+
+# %% ../nbs/08_training.ipynb #176dc233
 SAVING = ".saving" # Where a checkpoint is written
 
 class FinetuneTrainer(Trainer):
-    "transformers' Trainer with rows in order, lengths measured once and checkpoints that are complete or not there."
-    fingerprint: str = "" # Of the run that its checkpoints belong to
+    "transformers' Trainer with batches of similar length, predictions in row order and checkpoints that are complete or not there."
+    fingerprint: str = ""         # Of the run that its checkpoints belong to
+    max_tokens: int | None = None # At most so many in a batch, padding included
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Any:
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if self.args.train_sampling_strategy != "group_by_length" or "length" not in self.train_dataset.column_names:
-            return super()._get_train_sampler(train_dataset)
-        # The dataset that arrives here has lost its length column to the Trainer
-        rows_per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGroupedSampler(rows_per_step, lengths=list(self.train_dataset["length"]))
+    def get_train_dataloader(self) -> DataLoader:
+        rows, args = self.train_dataset, self.args
+        if args.train_sampling_strategy != "group_by_length" or "length" not in getattr(rows, "column_names", []) or not isinstance(rows, Dataset):
+            return super().get_train_dataloader()
+        sampler = group_rows(rows, args, self.max_tokens, getattr(self.data_collator, "pad_to_multiple_of", None))
+        loader = DataLoader(self._remove_unused_columns(rows, "Training"), batch_sampler=sampler, collate_fn=self.data_collator,
+                            num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
+                            persistent_workers=args.dataloader_persistent_workers, prefetch_factor=args.dataloader_prefetch_factor)
+        return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
+        one_per_row = [{"labels": torch.zeros(len(batch["labels"]), dtype=torch.long, device=batch["labels"].device)} for batch in batch_samples if "labels" in batch]
+        return super()._get_num_items_in_batch(one_per_row, device)
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(Path(self.args.output_dir) / SAVING)
@@ -533,20 +564,21 @@ class RunRecord:
         "How the run learned, and what its best checkpoint mixes up."
         figure = plt.figure(figsize=(10, 3.2), layout="constrained") # A bare Figure is not drawn by a notebook
         plt.close(figure)                                           # Nor should it be drawn twice
-        axes = figure.subplots(1, 3)
-        plot_learning(self.history, self.log, self.settings["metric"], axes[:2])
         confusion = self.scores.get("confusion_matrix")
+        axes = figure.subplots(1, 3 if confusion else 2)
+        plot_learning(self.history, self.log, self.settings["metric"], axes[:2])
         if confusion: plot_confusion(np.array(confusion["counts"]), confusion["labels"], axes[2])
         return figure
 
     def save_pictures(self) -> None:
-        "Write learning_curves.png and confusion_matrix.png into the run folder."
+        "Write learning_curves.png, and where each row has one class confusion_matrix.png, into the run folder."
         if not is_first_process(): return
         learning, confusion = Figure(figsize=(8, 3.6), layout="constrained"), Figure(figsize=(5, 4.5), layout="constrained")
         plot_learning(self.history, self.log, self.settings["metric"], learning.subplots(1, 2))
-        found = self.scores["confusion_matrix"]
-        plot_confusion(np.array(found["counts"]), found["labels"], confusion.subplots())
         learning.savefig(self.folder / "learning_curves.png", dpi=100)
+        found = self.scores.get("confusion_matrix")
+        if not found: return
+        plot_confusion(np.array(found["counts"]), found["labels"], confusion.subplots())
         confusion.savefig(self.folder / "confusion_matrix.png", dpi=100)
 
     def table(self) -> pd.DataFrame: # The history, with the best epoch marked
@@ -558,7 +590,7 @@ class RunRecord:
     def __repr__(self) -> str:
         if not (self.folder / MANIFEST).is_file(): return f"Run {self.folder}: no evaluation yet"
         best, state = self.best, "" if self.finished else " (not finished)"
-        return f"Run {self.folder}: {best.checkpoint} is best, {best.metric} {best.value:.4f} after epoch {best.epoch:g}{state}"
+        return f"Run {self.folder}: {best.checkpoint} is best, {best.metric} {best.value:.4f} after epoch {round(best.epoch, 2):g}{state}"
 
     def _repr_html_(self) -> str:
         evaluated = (self.folder / MANIFEST).is_file()
@@ -630,7 +662,7 @@ class Run(RunRecord):
         machine = precision_arguments(self.model.device, precision)
         asked, metric = self.settings["arguments"], self.settings["metric"]
         arguments = build_arguments(self.folder, asked, self.settings["data"]["rows"]["train"], metric, machine)
-        return build_trainer(self.model, self.tokenizer, arguments, metric, rows)
+        return build_trainer(self.model, self.tokenizer, arguments, metric, rows, max_length=self.settings["max_length"])
 
     def evaluate(self,
         split: str = "validation", # Or test, or train
@@ -639,8 +671,10 @@ class Run(RunRecord):
         if split not in self.data: raise ValueError(f"split must be one of {', '.join(self.data)}, found {split!r}")
         rows = self._tokenized(split)
         output = self._trainer(dict(validation=rows)).predict(rows, metric_key_prefix="eval")
-        self._confusion = np.zeros((self.model.config.num_labels,) * 2, dtype=int)
-        np.add.at(self._confusion, (output.label_ids, output.predictions.argmax(-1)), 1)
+        self._confusion = None
+        if self.model.config.problem_type == "single_label_classification":
+            self._confusion = np.zeros((self.model.config.num_labels,) * 2, dtype=int)
+            np.add.at(self._confusion, (output.label_ids, output.predictions.argmax(-1)), 1)
         return {metric_key(name): value for name, value in output.metrics.items() if metric_key(name) not in TIMINGS}
 
     def test(self) -> dict[str, float]: # Loss and metrics on the test split
@@ -659,8 +693,8 @@ class Run(RunRecord):
     def predict(self,
         texts: Sequence[str],                    # One string per row
         text_pairs: Sequence[str] | None = None, # Second text of each row, for a model of pairs
-    ) -> list[dict[str, Any]]:                   # Per row label, score and scores (a probability for each label)
-        "Labels with probabilities, in the order of the rows."
+    ) -> list[dict[str, Any]]:                   # Per row what Predictor answers
+        "Labels with probabilities, or numbers, in the order of the rows."
         return self.predictor(texts, text_pairs)
 
 # %% ../nbs/08_training.ipynb #d04ff98d
@@ -668,19 +702,21 @@ def build_trainer(
     model: PreTrainedModel,             # With a classification head
     tokenizer: PreTrainedTokenizerBase, # Saved into every checkpoint
     arguments: TrainingArguments,       # As build_arguments gives them
-    metric: str,                        # Computed beside accuracy and f1
+    metric: str,                        # Computed beside those of TASK_METRICS
     rows: Mapping[str, Dataset],        # As tokenize_data gives them; validation, and train to train
     callbacks: Sequence[TrainerCallback] = (), # Added to the library's own
+    max_length: int | None = None,      # In tokens; a TPU pads all rows to it
 ) -> FinetuneTrainer:                   # Ready to train
     "A FinetuneTrainer with loss, metrics, collator and messages."
-    names = list(dict.fromkeys(name for name in (metric_key(metric), "accuracy", "f1") if name != "loss"))
+    kind = model.config.problem_type
+    names = list(dict.fromkeys(name for name in (metric_key(metric), *TASK_METRICS[kind]) if name != "loss"))
     trainer = FinetuneTrainer(
-        model, arguments, data_collator=load_collator(tokenizer, arguments.device.type),
+        model, arguments, data_collator=load_collator(tokenizer, arguments.device.type, max_length),
         train_dataset=rows.get("train"), eval_dataset=rows["validation"],
-        processing_class=tokenizer, compute_loss_func=build_loss(arguments.label_smoothing_factor),
-        compute_metrics=tell_warnings(build_compute_metrics(names, model.config.num_labels)), callbacks=[EvaluationLine(), *callbacks])
-    for kind in {type(callback) for callback in trainer.callback_handler.callbacks}:
-        if issubclass(kind, (ProgressCallback, PrinterCallback)) or kind.__name__ == "NotebookProgressCallback": trainer.remove_callback(kind)
+        processing_class=tokenizer, compute_loss_func=build_loss(arguments.label_smoothing_factor, kind),
+        compute_metrics=tell_warnings(build_compute_metrics(names, model.config.num_labels, kind)), callbacks=[EvaluationLine(), *callbacks])
+    for found in {type(callback) for callback in trainer.callback_handler.callbacks}:
+        if issubclass(found, (ProgressCallback, PrinterCallback)) or found.__name__ == "NotebookProgressCallback": trainer.remove_callback(found)
     if not arguments.disable_tqdm: trainer.add_callback(TrainingProgress())
     return trainer
 
@@ -708,10 +744,12 @@ def choose_precision(
     asked: Mapping[str, Any],    # Arguments given by the caller
     model_type: str,             # As in the model's config
     recorded: str | None = None, # Precision that this run began with
+    kind: str | None = None,     # Problem type
 ) -> tuple[torch.device, str]:   # Device, and bf16, fp16 or fp32
     "Device and precision for a run, told with the reasons."
     device, why = (torch.device("cpu"), "use_cpu was given") if asked.get("use_cpu") else pick_device()
     precision, reason = pick_precision(device, model_type)
+    if kind == "regression" and precision == "bf16": precision, reason = "fp32", "a number in bfloat16 has less than three digits"
     given = [name for name in ("bf16", "fp16") if name in asked]
     if given: precision, reason = next((name for name in given if asked[name]), "fp32"), f"{given[0]}={asked[given[0]]} was given"
     elif recorded and usable_precision(recorded, device) == recorded: precision, reason = recorded, "the run began with it"
@@ -737,20 +775,26 @@ def finetune(
     model: ModelSource,                 # Built-in name, folder, Hub id, function that builds a model, or a model
     data: Any,                          # As load_data gives it, or anything that load_data takes
     output_dir: str | Path | None = None, # Run folder; runs/MODEL-DATA-FINGERPRINT if None
-    metric: str | None = None,          # accuracy, f1 or loss: names the best checkpoint; accuracy if None
-    max_length: int | None = None,      # In tokens; see tokenize_data
+    metric: str | None = None,          # Names the best checkpoint: loss, or one of TASK_METRICS, of which the first is taken if None
+    max_length: int | None = None,      # In tokens; chosen from the rows if None
+    max_tokens: int | None = None,      # Most tokens of a batch on one device, padding included; rows per step stay the same
     callbacks: Sequence[TrainerCallback] = (), # Added to the Trainer's
     **training_arguments: Any,          # Any field of TrainingArguments
 ) -> Run:                               # Its model is the best checkpoint
     "Fine-tune a model, or go on with or come back to the same run."
     check_arguments(training_arguments)
     training_arguments = {name: _plain_number(value) for name, value in training_arguments.items()}
-    metric = one_metric(metric, training_arguments.pop("metric_for_best_model", None))
+    same_of_trainer = training_arguments.pop("metric_for_best_model", None)
+    one_metric(metric, same_of_trainer)
     if not isinstance(callbacks, Sequence):
         raise ValueError(f"callbacks must be a list of TrainerCallbacks, found {callbacks!r}")
     if output_dir is not None and (not isinstance(output_dir, (str, Path)) or not str(output_dir)):
         raise ValueError(f"output_dir must be a path, or left out, found {output_dir!r}")
     data = load_data(data)
+    kind = problem_type(data)
+    metric = one_metric(metric, same_of_trainer, kind)
+    if kind != "single_label_classification" and training_arguments.get("label_smoothing_factor"):
+        raise ValueError(f"label_smoothing_factor spreads the target over classes, and the data is a {kind.replace('_', ' ')}: leave it out")
     built = build_model(model, data, training_arguments.get("seed", 42))
     source = model if isinstance(model, (str, Path)) else built.name_or_path
     if not source:
@@ -759,13 +803,17 @@ def finetune(
     tokenizer = load_tokenizer(source)
     if built.config.pad_token_id is None: built.config.pad_token_id = tokenizer.pad_token_id
     pair = "text_pair" in data["train"].column_names
+    if max_length is None:
+        max_length, why = choose_max_length(data["train"], tokenizer)
+        tell(f"max_length: {max_length} ({why})")
     max_length = resolve_max_length(tokenizer, max_length, pair)
     arguments = default_arguments(built.config, len(data["train"]), training_arguments)
     description = describe_run(data, model_label(model), start_digest(model, built), metric, max_length, arguments, callbacks)
+    if max_tokens is not None: description["max_tokens"] = max_tokens
     settings = dict(
         fingerprint=run_fingerprint(description), description=description, model=str(source),
         data=dict(name=data_name(data), source=source_of(data), rows={split: len(rows) for split, rows in data.items()}),
-        labels=label_names(data), text_pair=pair, metric=metric, direction=direction_of(metric), max_length=max_length,
+        problem_type=kind, labels=label_names(data), text_pair=pair, metric=metric, direction=direction_of(metric), max_length=max_length, max_tokens=max_tokens,
         arguments={name: value for name, value in arguments.items() if name not in OWNED}, seed=arguments["seed"], versions=versions())
     usual = Path("runs") / f"{model_label(model)}-{data_name(data)}-{settings['fingerprint']}"
     folder = usual if output_dir is None else Path(output_dir).expanduser()
@@ -775,16 +823,34 @@ def finetune(
 def one_metric(
     metric: str | None,          # As given to finetune
     same_of_trainer: str | None, # As metric_for_best_model
+    kind: str | None = None,     # Problem type, once it is known
 ) -> str:                        # Without eval_
     "The metric that names the best checkpoint, whichever way it was given."
     if metric and same_of_trainer and metric_key(metric) != metric_key(same_of_trainer):
         raise ValueError(f"metric={metric!r} and metric_for_best_model={same_of_trainer!r} say two things: "
                          "leave one out")
-    found = metric or same_of_trainer or "accuracy"
+    found = metric or same_of_trainer or TASK_METRICS[kind or "single_label_classification"][0]
     direction_of(found)
+    if kind: check_metric(found, kind)
     return metric_key(found)
 
 # %% ../nbs/08_training.ipynb #a0aec288
+def cut_steps(
+    arguments: TrainingArguments, # Changed in place
+    rows: Dataset,                # Tokenized, of the training split
+    max_tokens: int | None,       # Most tokens of a batch on one device, padding included
+    multiple: int | None = None,  # The width of a batch is rounded up to a multiple of this
+) -> None:
+    "Accumulate gradients over as many batches as a budget of tokens makes of one."
+    if max_tokens is None: return
+    if arguments.train_sampling_strategy != "group_by_length":
+        raise ValueError(f"max_tokens works with batches of similar length: leave train_sampling_strategy={arguments.train_sampling_strategy!r} out")
+    sampler = group_rows(rows, arguments, max_tokens, multiple)
+    arguments.gradient_accumulation_steps *= sampler.micro_batches
+    if sampler.micro_batches > 1:
+        tell(f"max_tokens: each batch of {arguments.train_batch_size} rows is cut into {sampler.micro_batches} of at most {max_tokens} tokens")
+
+# %% ../nbs/08_training.ipynb #df77127a
 def start_run(
     folder: Path,                       # The run folder, there or not
     settings: dict[str, Any],           # What is asked, for run.json
@@ -801,7 +867,7 @@ def start_run(
         return Run(folder, data)
     warning = warn_if_wiped(folder) if "COLAB_RELEASE_TAG" in os.environ else None
     if warning: tell(warning)
-    device, precision = choose_precision(asked, model.config.model_type, read_run(folder).get("precision") if begun else None)
+    device, precision = choose_precision(asked, model.config.model_type, read_run(folder).get("precision") if begun else None, settings["problem_type"])
     machine = precision_arguments(device, precision)
     with new_folder(folder):
         # Best and newest checkpoint, and the one that is being written; some of it may be there already
@@ -811,8 +877,10 @@ def start_run(
             arguments = build_arguments(folder, settings["arguments"], len(data["train"]), settings["metric"], machine)
         rows = tokenize_data(data, tokenizer, settings["max_length"])
         keeper = RunFolder(folder, settings["fingerprint"], settings["metric"])
+        cut_steps(arguments, rows["train"], settings["max_tokens"], load_collator(tokenizer, device.type, settings["max_length"]).pad_to_multiple_of)
         with explain_refusal(asked):
-            trainer = build_trainer(model, tokenizer, arguments, settings["metric"], rows, [*callbacks, keeper])
+            trainer = build_trainer(model, tokenizer, arguments, settings["metric"], rows, [*callbacks, keeper], settings["max_length"])
+            trainer.max_tokens = settings["max_tokens"]
             rehearse(trainer)
         write_json(folder / RUN_FILE, {**settings, "precision": precision, "device": device.type})
     train_run(folder, trainer)
@@ -830,8 +898,8 @@ def finish_run(
     scores = run.evaluate("validation")
     if not math.isclose(scores[best.metric], best.value, abs_tol=1e-6):
         tell(f"{best.checkpoint} gives {best.metric} {scores[best.metric]:.6f} when loaded, and {best.value:.6f} was recorded in training")
-    confusion = dict(split="validation", labels=run.settings["labels"], counts=run._confusion.tolist())
-    write_json(run.folder / "metrics.json", dict(validation=scores, confusion_matrix=confusion))
+    confusion = None if run._confusion is None else dict(split="validation", labels=run.settings["labels"], counts=run._confusion.tolist())
+    write_json(run.folder / "metrics.json", dict(validation=scores, **({"confusion_matrix": confusion} if confusion else {})))
     run.save_pictures()
     record_best(run.folder, candidates, best.metric, finished=True)
     tell(f"{run!r}")
@@ -851,7 +919,8 @@ def train_run(
     resume = max((info for info in own if info.resumable), key=lambda info: info.step, default=None)
     if resume: tell(f"going on after step {resume.step}")
     try:
-        with interrupt.listening(), quiet_transformers(): trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
+        with interrupt.listening(), quiet_transformers(), keep_embedding_gradients(trainer.model) if trainer.args.world_size <= 1 else nullcontext():
+            trainer.train(resume_from_checkpoint=str(resume.path) if resume else None)
     except KeyboardInterrupt:
         tell(f"stopped; run the same again to go on: {folder}")
         raise
