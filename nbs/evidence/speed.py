@@ -9,7 +9,7 @@ rebalance  the same with train_sampling_strategy="batch_rebalance"
 equal      finetune doing the same work: rows, epochs, learning rate, rows per step, schedule, no weight decay
 defaults   finetune with nothing chosen
 roofline   how fast the machine multiplies matrices and copies memory at best
-profile    where the time of a step of finetune goes
+profile    where the time of a step of equal goes, and profile_course where that of course does
 """
 import argparse
 import contextlib
@@ -38,14 +38,14 @@ from default_job import busy, commit, machine, used_by_children, write
 
 HERE = Path(__file__).resolve().parent
 MODEL, LEARNING_RATE, BATCH_SIZE, MAX_LENGTH = "minilm", 5e-5, 8, 128
-REFERENCES, OURS, SINGLE = ("fixed", "course", "rebalance"), ("equal", "defaults"), ("roofline", "profile")
+REFERENCES, OURS, SINGLE = ("fixed", "course", "rebalance"), ("equal", "defaults"), ("roofline", "profile", "profile_course")
 SPLITS = ("train", "validation", "test")
 PACKAGES = ("hf_finetune", "torch", "transformers", "accelerate", "datasets", "tokenizers")
 SHAPES = ((512, 384, 1536), (4096, 384, 1536), (1024, 1024, 1024))  # rows, inputs and outputs of a product
 REPEATS = 20                                                        # of each product; the fastest counts
 PROFILED = 25                                                       # steps, of which the first fifth is left out
 WHOLE = {  # calls that count with everything inside them
-    "gradient of the embeddings": ("aten::embedding_dense_backward",),
+    "gradient of the embeddings": ("aten::embedding_dense_backward", "_LookUp"),
     "optimizer": ("Optimizer.step", "Optimizer.zero_grad"),
     "clipping of the gradient": ("aten::_foreach_norm", "aten::_foreach_mul_")}
 SINGLY = {  # calls that count by themselves
@@ -111,7 +111,7 @@ class Watch(TrainerCallback):
             before_training_s=round(self.before_s, 2))
 
 
-def reference(job: dict[str, Any], settings: dict[str, Any], data: str, folder: str, watch: Watch) -> None:
+def reference(job: dict[str, Any], settings: dict[str, Any], data: str, folder: str, callback: TrainerCallback) -> None:
     "Train as users of the plain library do."
     import numpy as np
     from datasets import load_dataset
@@ -145,7 +145,7 @@ def reference(job: dict[str, Any], settings: dict[str, Any], data: str, folder: 
                                   use_cpu=True, report_to="none", disable_tqdm=True, **options)
     Trainer(model, arguments, train_dataset=tokenized["train"], eval_dataset=tokenized["validation"], processing_class=tokenizer,
             data_collator=default_data_collator if fixed else DataCollatorWithPadding(tokenizer),
-            compute_metrics=compute_metrics, callbacks=[watch]).train()
+            compute_metrics=compute_metrics, callbacks=[callback]).train()
 
 
 def ours(job: dict[str, Any], settings: dict[str, Any], data: str, folder: str, callback: TrainerCallback) -> None:
@@ -191,7 +191,8 @@ def group_of(event: Any) -> str:
 def profile_steps(job: dict[str, Any], settings: dict[str, Any], data: str, folder: str) -> dict[str, Any]:
     "Seconds of the calls of a step, by what they are for."
     profiler = Profiler()
-    ours(job, {**settings, "max_steps": settings["max_steps"] or PROFILED}, data, folder, profiler)
+    train = reference if job["kind"] == "profile_course" else ours
+    train(job, {**settings, "max_steps": settings["max_steps"] or PROFILED}, data, folder, profiler)
     seconds = {}
     for event in profiler.profile.events():
         group = group_of(event)
@@ -240,7 +241,7 @@ def work(job: dict[str, Any], settings: dict[str, Any], data: str, started: floa
     "In the child: carry out one job."
     kind, run = job["kind"], str(Path(folder) / "run")
     if kind == "roofline": return roofline()
-    if kind == "profile": return profile_steps(job, settings, data, run)
+    if kind.startswith("profile"): return profile_steps(job, settings, data, run)
     watch = Watch(started)
     (reference if kind in REFERENCES else ours)(job, settings, data, run, watch)
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
@@ -295,14 +296,14 @@ def carry_out(result: dict[str, Any], jobs: list[dict[str, Any]], output: Path, 
         print(f"{' '.join(str(value) for value in job.values() if not isinstance(value, dict))}: {result['measurements'][-1]['wall_s']} s", flush=True)
 
 
-def list_jobs(kinds: list[str], seeds: list[int], epochs: int, fixed_epochs: int) -> list[dict[str, Any]]:
-    "One job for each kind and seed, the kinds by turns, and one each for the roofline and the profile."
+def list_jobs(kinds: list[str], seeds: list[int], epochs: int, fixed_epochs: int, rebalance_epochs: int) -> list[dict[str, Any]]:
+    "One job each for the roofline and the profiles, then one for each kind and seed, the kinds by turns."
     same_work = dict(num_train_epochs=epochs, learning_rate=LEARNING_RATE, per_device_train_batch_size=BATCH_SIZE, max_length=MAX_LENGTH,
                      lr_scheduler_type="linear", warmup_steps=0, weight_decay=0.0)
-    arguments = dict(fixed=dict(num_train_epochs=fixed_epochs), course=dict(num_train_epochs=epochs), rebalance=dict(num_train_epochs=epochs),
-                     equal=same_work, defaults={}, roofline={}, profile=same_work)
+    arguments = dict(fixed=dict(num_train_epochs=fixed_epochs), course=dict(num_train_epochs=epochs), rebalance=dict(num_train_epochs=rebalance_epochs),
+                     equal=same_work, defaults={}, roofline={}, profile=same_work, profile_course=dict(num_train_epochs=1))
     turns = [dict(kind=kind, seed=seed, arguments=arguments[kind]) for seed in seeds for kind in kinds if kind not in SINGLE]
-    return turns + [dict(kind=kind, seed=seeds[0], arguments=arguments[kind]) for kind in kinds if kind in SINGLE]
+    return [dict(kind=kind, seed=seeds[0], arguments=arguments[kind]) for kind in kinds if kind in SINGLE] + turns
 
 
 def read_articles() -> list[str]:
@@ -340,6 +341,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (0 1 2)")
     parser.add_argument("--epochs", type=int, default=3, help="of all kinds but defaults, which chooses itself (3)")
     parser.add_argument("--fixed_epochs", type=int, help="of the kind fixed, of which hardly more than the time of an epoch matters (as --epochs)")
+    parser.add_argument("--rebalance_epochs", type=int, help="of the kind rebalance, likewise (as --epochs)")
     parser.add_argument("--only", nargs="+", choices=kinds, default=kinds, metavar="KIND", help=f"some of {', '.join(kinds)} (all)")
     parser.add_argument("--rows", type=int, help="use only so many rows of each split, to try the script")
     parser.add_argument("--max_steps", type=int, help="stop after so many steps, to try the script; at least 2")
@@ -358,7 +360,7 @@ def main() -> None:
         settings = dict(model=MODEL, data=name, digest=digest(Path(data)), rows=asked.rows, max_steps=asked.max_steps)
         words = [name if word == str(asked.data) else word for word in sys.argv[1:] if word not in ("--output", str(asked.output))]
         result = begin(asked.output, " ".join(["python", "nbs/evidence/speed.py", *words]), settings)
-        jobs = list_jobs([kind for kind in kinds if kind in asked.only], asked.seeds, asked.epochs, asked.fixed_epochs or asked.epochs)
+        jobs = list_jobs([kind for kind in kinds if kind in asked.only], asked.seeds, asked.epochs, asked.fixed_epochs or asked.epochs, asked.rebalance_epochs or asked.epochs)
         carry_out(result, not_done(result, jobs), asked.output, __file__, settings=settings, data=data)
 
 
