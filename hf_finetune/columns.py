@@ -253,7 +253,7 @@ def name_labels(
 # %% ../nbs/00_columns.ipynb #99de47f7
 def distinct_labels(
     data: Dataset, # Rows with standard columns
-    column: str,   # The label column in the source, for errors like the next
+    column: str,   # The label column in the source, named in errors
     where: str,    # The split
 ) -> list[Any]:    # In order of appearance; names where the column has them
     "The different labels of a split with one class per row."
@@ -273,7 +273,9 @@ def check_labels(
     if len(train) > max(10, rows // 2):
         raise ValueError(f"{len(train)} different labels in {rows} rows ({shorten(train, 2)}) look "
                          "like texts or row numbers: name the right column with label_column=")
-    if len(train) < 2: raise ValueError(f"every row of train has the label {train[0]!r}, expected at least two classes")
+    if len(train) < 2: 
+        raise ValueError(f"train has {f'only the label {train[0]!r}' if train else 'no label in any row'}, expected at least two classes: "
+                         "add rows of another one, or name the right column with label_column=")
     for split, labels in found.items():
         new = sorted(labels - found["train"])
         if new:
@@ -301,8 +303,8 @@ def _tell_names(names: Sequence[str]) -> None:
 
 def encode_classes(
     parts: dict[str, Dataset], # Splits with standard columns, train among them
-    column: str = "label",     # The label column in the source, for errors like the next
-    where: Mapping[str, str] | None = None, # What they call each split
+    column: str = "label",     # The label column in the source, named in errors
+    where: Mapping[str, str] | None = None, # What errors call each split
 ) -> dict[str, Dataset]:       # The same rows; label is the same ClassLabel in every split
     "Turn labels of any kind into ids with names."
     values = {split: distinct_labels(data, column, (where or {}).get(split, split)) for split, data in parts.items()}
@@ -316,6 +318,14 @@ def encode_classes(
     return {split: _with_ids(data, [id_of[names[value]] for value in values[split]], order) for split, data in parts.items()}
 
 # %% ../nbs/00_columns.ipynb #7440a730
+def _read_list(text: str) -> list[Any]:
+    "A list as pandas or JSON write it into a text."
+    item = r"""("([^"\\]|\\.)*"|'([^'\\]|\\.)*'|-?\d+(\.\d+)?)"""
+    # Without this check Python would join 'joy' 'fear', as pandas writes an array, to one name
+    if not re.fullmatch(rf"\s*\[\s*({item}(\s*,\s*{item})*)?\s*\]\s*", text):
+        raise ValueError(f"the label {text!r} is no list that can be read: write it as ['joy', 'fear'], with quotes and commas")
+    return list(ast.literal_eval(text.strip()))
+
 def _label_lists(data: Dataset, mark: str | None) -> Iterable[list[list[Any]]]:
     "The labels of each row, a few thousand rows at a time."
     feature = getattr(data.features["label"], "feature", None)
@@ -323,7 +333,7 @@ def _label_lists(data: Dataset, mark: str | None) -> Iterable[list[list[Any]]]:
         values = batch.column("label").to_pylist()
         if isinstance(feature, ClassLabel): yield [[feature.names[i] for i in row] for row in values]
         elif mark is None: yield values
-        elif mark == "[]": yield [list(ast.literal_eval(row)) for row in values]
+        elif mark == "[]": yield [_read_list(row) for row in values]
         else: yield [list(filter(None, (part.strip() for part in row.split(mark)))) for row in values]
 
 def is_multi_hot(
@@ -337,18 +347,21 @@ def is_multi_hot(
 # %% ../nbs/00_columns.ipynb #6d6c5b57
 def encode_label_lists(
     parts: dict[str, Dataset], # Splits with standard columns, train among them
-    column: str = "label",     # The label column in the source, for errors like the next
-    where: Mapping[str, str] | None = None, # What they call each split
+    column: str = "label",     # The label column in the source, named in errors
+    where: Mapping[str, str] | None = None, # What errors call each split
 ) -> dict[str, Dataset]:       # The same rows; label is a list of the same ClassLabel in every split
     "Turn several labels per row into lists of ids with names."
     labels, feature = arrow_column(parts["train"], "label"), parts["train"].features["label"]
     for split, data in parts.items(): check_no_gaps(pc.is_null(arrow_column(data, "label")), "label", column, (where or {}).get(split, split))
     nested = pa.types.is_nested(labels.type)
+    if not nested and not is_text(parts["train"], "label"):
+        raise ValueError(f"column {column!r} holds {labels.type}, expected several labels per row, as lists or as one string such as 'joy, fear'")
     mark = None if nested else label_mark(pc.unique(labels).to_pylist()) or next((mark for mark in ",;|" if pc.any(pc.match_substring(labels, mark)).as_py()), " ")
     hot = nested and not isinstance(feature.feature, ClassLabel) and is_multi_hot(labels)
     def lists(data: Dataset) -> Iterable[list[list[Any]]]:
         for rows in _label_lists(data, mark): yield [[i for i, value in enumerate(row) if value] for row in rows] if hot else rows
     found = {split: set(itertools.chain(*itertools.chain(*lists(data)))) for split, data in parts.items()}
+    if None in set().union(*found.values()): raise ValueError(f"column {column!r} holds lists with a missing label in them: take it out")
     names = {name: name for name in feature.feature.names} if nested and isinstance(feature.feature, ClassLabel) else name_labels(set().union(*found.values()))
     check_labels({split: {names[value] for value in values} for split, values in found.items()}, len(parts["train"]))
     order = list(dict.fromkeys(names.values()))
@@ -363,19 +376,20 @@ def encode_label_lists(
 # %% ../nbs/00_columns.ipynb #f8f9dc6c
 def encode_numbers(
     parts: dict[str, Dataset], # Splits with standard columns, train among them
-    column: str = "label",     # The label column in the source, for errors like the next
-    where: Mapping[str, str] | None = None, # What they call each split
+    column: str = "label",     # The label column in the source, named in errors
+    where: Mapping[str, str] | None = None, # What errors call each split
 ) -> dict[str, Dataset]:       # The same rows; label is a float64
     "Turn labels into numbers."
     encoded = {}
     for split, data in parts.items():
-        labels, name = arrow_column(data, "label"), (where or {}).get(split, split)
+        labels, name, feature = arrow_column(data, "label"), (where or {}).get(split, split), data.features["label"]
         check_no_gaps(is_blank(labels), "label", column, name)
+        if isinstance(feature, ClassLabel): labels = pa.chunked_array([feature.int2str(labels.to_pylist())]) # The number is the name and not the id
         numbers = as_numbers(labels)
         if numbers is None or not pc.all(pc.is_finite(numbers)).as_py():
             raise ValueError(f"{name}: column {column!r} holds labels that are no finite numbers, expected numbers for a regression: correct them, or name another column")
         encoded[split] = _replace_labels(data, numbers, Value("float64"))
-    if pc.count_distinct(arrow_column(encoded["train"], "label")).as_py() < 2: raise ValueError("every row of train has the same label, expected different numbers")
+    if pc.count_distinct(arrow_column(encoded["train"], "label")).as_py() < 2: raise ValueError("every row of train has the same label, expected different numbers: name the right column with label_column=")
     return encoded
 
 # %% ../nbs/00_columns.ipynb #bad19a8b
@@ -383,8 +397,8 @@ ENCODERS = dict(zip(PROBLEM_TYPES, (encode_classes, encode_label_lists, encode_n
 
 def encode_labels(
     parts: dict[str, Dataset], # Splits with standard columns, train among them
-    column: str = "label",     # The label column in the source, for errors like the next
-    where: Mapping[str, str] | None = None, # What they call each split
+    column: str = "label",     # The label column in the source, named in errors
+    where: Mapping[str, str] | None = None, # What errors call each split
     kind: str | None = None,   # One of PROBLEM_TYPES; found from train if None
 ) -> dict[str, Dataset]:       # The same rows with labels of one type
     "Turn labels into classes, lists of classes, or numbers."

@@ -91,7 +91,7 @@ SHARES = {"test": 0.2, "validation": 0.1}
 
 def label_strata(
     train: Dataset, # Labels encoded
-) -> np.ndarray:    # A number for each row: a class id, the rarest of its labels, or 0 for all in regression
+) -> np.ndarray:    # A number for each row: a class id, the rank of the rarest of its labels, or 0 for all in regression
     "Which rows are dealt out alike, so that every split has its share of them."
     feature, labels = train.features["label"], arrow_column(train, "label")
     if isinstance(feature, ClassLabel): return labels.to_numpy()
@@ -291,7 +291,7 @@ def _chosen_splits(found: Source) -> dict[str, Dataset]:
     if unused: told.append(f"left out: {', '.join(unused)}")
     if told: tell(f"{found.title}: {'; '.join(told)}")
     for name in names.values():
-        if not len(found.parts[name]): raise ValueError(f"{found.where(name)} has no rows, expected some")
+        if not len(found.parts[name]): raise ValueError(f"{found.where(name)} has no rows: give at least one")
     return {split: found.parts[name] for split, name in names.items()}
 
 def _check_header(train: Dataset, columns: Mapping[str, str], title: str) -> None:
@@ -304,11 +304,12 @@ def _check_header(train: Dataset, columns: Mapping[str, str], title: str) -> Non
 def _is_loaded(data: Any) -> bool:
     "Whether load_data made this."
     if not isinstance(data, DatasetDict) or list(data) != list(SPLIT_NAMES) or source_of(data) is None: return False
-    return all("text" in part.column_names and isinstance(part.features.get("label"), (ClassLabel, List, Value)) for part in data.values())
+    def is_encoded(feature: Any) -> bool: return isinstance(getattr(feature, "feature", feature), ClassLabel) or feature == Value("float64")
+    return all("text" in part.column_names and is_encoded(part.features.get("label")) for part in data.values())
 
 # %% ../nbs/00_data.ipynb #4f8fc497
 def load_data(
-    source: Any,                         # A built-in name, path, Hub id, or rows in memory; or a dict of split: any of these
+    source: Any,                         # A built-in name, path, Hub id, or rows in memory; or a dict of split: file or rows
     name: str | None = None,             # Configuration of a Hub data set that has several
     text_column: str | None = None,      # Column of the texts; found if not given
     text_pair_column: str | None = None, # Column of the second texts if the rows are pairs; found if text_column is not given
@@ -482,7 +483,7 @@ class DataDescription:
 def describe_data(
     data: DatasetDict,             # What load_data gave, or other splits with the columns text and label
     tokenizer: Any = None,         # A tokenizer of transformers; without one only characters are counted
-    max_length: int | None = None, # Tokens at which rows are cut; None for 128, or less if the model takes less
+    max_length: int | None = None, # Tokens at which rows are cut; None for 128 or the model's maximum, though training may choose up to 256
 ) -> DataDescription:              # Shows itself as a table and a picture
     "Measure rows, lengths, labels, gaps, repeats and damage of each split."
     parts = _in_order(data)

@@ -410,7 +410,7 @@ def read_part(
         return Dataset(_plain(table_of_columns({name: part[name] for name in part.columns}, where)))
     if isinstance(part, Mapping): return Dataset(_plain(table_of_columns(part, where)))
     if isinstance(part, Sequence) and part and isinstance(part[0], Mapping): return Dataset(_plain(table_of_records(part, where)))
-    raise ValueError(f"{where}: expected a path, a name, a DataFrame, a dict of lists, "
+    raise ValueError(f"{where}: expected a path, a DataFrame, a dict of lists, a list of records, "
                      f"a Dataset or a DatasetDict, found {type(part).__name__}")
 
 # %% ../nbs/00_reading.ipynb #4298e275
@@ -421,8 +421,8 @@ def _is_hub_id(source: Any) -> bool:
     return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) is not None and not is_file
 
 def read_source(
-    source: Any,             # As for load_data
-    name: str | None = None, # As for load_data
+    source: Any,             # A built-in name, path, Hub id, or rows in memory; or a dict of split: file or rows
+    name: str | None = None, # Configuration of a Hub data set that has several
 ) -> Source:
     "Read rows from wherever they are."
     if _is_hub_id(source):

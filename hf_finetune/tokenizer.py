@@ -124,7 +124,7 @@ def load_tokenizer(
     source = find_pretrained(name)
     try: tokenizer, limit = AutoTokenizer.from_pretrained(source, trust_remote_code=False), _position_limit(source)
     except Exception as error:  # from KeyError to ImportError, by model
-        raise ValueError(f"the tokenizer of `{name}` does not load: {str(error).strip().splitlines()[0]}") from error
+        raise ValueError(f"the tokenizer of `{name}` does not load ({(str(error).strip() or type(error).__name__).splitlines()[0]}): give another model, or save its tokenizer again") from error
     _check_vocabulary(tokenizer, source)
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_truncation()
@@ -167,7 +167,7 @@ def _check_texts(
         kind = getattr(split.features.get(column), "dtype", None)
         if column in split.column_names and kind not in ("string", "large_string"):
             raise ValueError(f"the column `{column}` of the {name} rows must hold text, "
-                             f"but holds {kind}: turn it into strings, or name another column")
+                             f"but holds {kind}: turn it into strings, or name the right column with load_data(text_column=…)")
 
 # %% ../nbs/01_tokenizer.ipynb #f7d5e133
 CHARACTERS_MEASURED = 10_000 # Of each text, so that a few texts of a million characters take no minutes
@@ -210,11 +210,11 @@ def choose_max_length(
     if whole(limit) >= 0.99: return limit, f"{whole(limit):.1%} of {rows} have no more tokens"
     if whole(wide) >= 0.99:
         length = min(enough(0.99), wide)
-        return length, f"{whole(length):.1%} of {rows} have no more tokens, while {limit} would cut {1 - whole(limit):.0%} of them to read {1/cost(length):.0%} as many tokens"
+        return length, f"{whole(length):.1%} of {rows} have no more tokens, while {limit} would cut {1 - whole(limit):.0%} of them and save {1 - 1/cost(length):.0%} of the tokens"
     reason = f"half of {rows} have {about}{np.median(lengths):.0f} tokens or more, and {limit} keep {np.minimum(lengths, limit).sum()/lengths.sum():.0%} of all"
     if limit == most: return limit, f"{reason}; the model takes no more"
     length = min(enough(0.95), most)
-    return limit, f"{reason}; {length} would leave {whole(length):.0%} of the rows whole and take about {cost(length):.1f} times as long"
+    return limit, f"{reason}; {length} would leave {whole(length):.0%} of the rows whole and read {cost(length):.1f} times as many tokens"
 
 # %% ../nbs/01_tokenizer.ipynb #ab3f5889
 def _kept_tokens(
@@ -281,7 +281,7 @@ def _labels_feature(
     if isinstance(feature, Value) and feature.dtype.startswith("float"): return Value("float32")
     if not isinstance(feature, (List, LargeList)): return feature
     if isinstance(feature.feature, ClassLabel): return List(Value("float32"))
-    raise ValueError(f"the column `label` holds lists, expected of class ids (ClassLabel, as load_data gives them), but found {feature.feature}")
+    raise ValueError(f"the column `label` holds lists, expected lists of class ids, but found {feature.feature}: give the rows to load_data, which makes them")
 
 # %% ../nbs/01_tokenizer.ipynb #6b0868f3
 def _convert_labels(
