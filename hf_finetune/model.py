@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ModelSource', 'count_parameters', 'quiet_transformers', 'refuse_pickled_weights', 'renew_head', 'head_labels',
-           'keeps_head', 'load_model', 'build_model', 'weights_digest', 'start_digest', 'keep_embedding_gradients']
+           'keeps_head', 'load_model', 'build_model', 'weights_digest', 'start_digest', 'keep_embedding_gradients',
+           'drop', 'fast_dropout']
 
 # %% ../nbs/05_model.ipynb #39617add
 import hashlib
@@ -214,3 +215,39 @@ def keep_embedding_gradients(
     try: yield len(tables)
     finally:
         for hook in hooks: hook.remove()
+
+# %% ../nbs/05_model.ipynb #8a1d2471
+_plain_dropout = nn.functional.dropout
+
+def drop(
+    input: torch.Tensor,     # Any shape
+    p: float = 0.5,          # Of each value to become zero, to within 1/65,536
+    training: bool = True,   # If not, nothing is dropped
+    inplace: bool = False,   # Left to torch
+) -> torch.Tensor:           # What is left, divided by the share of it
+    "`torch.nn.functional.dropout`, from 16 random bits for each value on the processor."
+    kept = 2**16 - round(2**16 * p) if 0 <= p <= 1 else 0
+    if not training or inplace or input.device.type != "cpu" or not 0 < kept < 2**16: return _plain_dropout(input, p, training, inplace)
+    # A draw over the whole range of int64 has 64 random bits
+    draws = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-2**63, None)
+    bits = draws.view(torch.int16)[:input.numel()].view(input.shape)
+    return input * (bits < kept - 2**15).to(input.dtype).mul_(2**16 / kept)
+
+
+@contextmanager
+def fast_dropout(
+    model: PreTrainedModel, # In training mode
+) -> Iterator[None]:
+    "For a training step on the processor: dropout from fewer random bits, and attention that drops in the precision of its inputs."
+    config = model.config
+    drops = any(getattr(config, name, None) for name in ("attention_probs_dropout_prob", "attention_dropout"))
+    switch = drops and config._attn_implementation == "sdpa" and model._can_set_attn_implementation()
+    if model.device.type != "cpu":
+        yield
+        return
+    if switch: model.set_attn_implementation("eager")
+    nn.functional.dropout, before = drop, nn.functional.dropout
+    try: yield
+    finally:
+        nn.functional.dropout = before
+        if switch: model.set_attn_implementation("sdpa")

@@ -55,7 +55,7 @@ from .data import data_fingerprint, data_name, load_data, source_of
 from .device import pick_device, pick_precision, precision_arguments
 from .inference import Predictor, usable_precision
 from .metrics import TASK_METRICS, build_compute_metrics, check_metric, direction_of, metric_key
-from .model import ModelSource, build_model, keep_embedding_gradients, quiet_transformers, start_digest
+from .model import ModelSource, build_model, fast_dropout, keep_embedding_gradients, quiet_transformers, start_digest
 from .reading import is_interactive, tell
 from .tokenizer import choose_max_length, load_tokenizer, resolve_max_length, tokenize_data
 
@@ -270,6 +270,9 @@ class FinetuneTrainer(Trainer):
                             num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
                             persistent_workers=args.dataloader_persistent_workers, prefetch_factor=args.dataloader_prefetch_factor)
         return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        with nullcontext() if self.args.torch_compile else fast_dropout(self.model): return super().training_step(*args, **kwargs)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
         one_per_row = [{"labels": torch.zeros(len(batch["labels"]), dtype=torch.long, device=batch["labels"].device)} for batch in batch_samples if "labels" in batch]
