@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OWN_FLAGS', 'FILES', 'CHOSEN', 'training_flags', 'training_table', 'parse_value', 'parse_train', 'run_train',
-           'run_test', 'text_lines', 'read_texts', 'run_predict', 'run_best', 'run_doctor', 'Parser', 'build_parser',
-           'train_help', 'main']
+           'run_test', 'text_lines', 'read_texts', 'as_table', 'run_predict', 'run_best', 'run_doctor', 'Parser',
+           'build_parser', 'train_help', 'main']
 
 # %% ../nbs/11_cli.ipynb #4663547a
 import argparse
@@ -190,6 +190,16 @@ def read_texts(
     return list(rows[text]), list(rows[pair]) if pair else None
 
 # %% ../nbs/11_cli.ipynb #28fa6656
+def as_table(
+    answers: Sequence[Mapping[str, Any]], # What is known of each text, its scores in a mapping of their own
+) -> list[list[Any]]:                     # A line of names, then one for each answer
+    "Answers for a spreadsheet, one column for each score."
+    fields, labels = [name for name in answers[0] if name != "scores"], [*answers[0].get("scores", {})]
+    clash = {*fields} & {*labels}
+    def cell(value: Any) -> Any: return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value # load_data reads such lists
+    return [[*fields, *(f"score of {label}" if clash else label for label in labels)],
+            *([*(cell(answer[name]) for name in fields), *answer.get("scores", {}).values()] for answer in answers)]
+
 def run_predict(
     folder: str,                  # A run folder
     given: Sequence[str],         # As for read_texts
@@ -209,10 +219,7 @@ def run_predict(
         answers = predictor(texts, pairs)
     rows = [dict(text=text, **({"text_pair": other} if pairs else {})) for text, other in zip(texts, pairs or texts)]
     if form == "csv":
-        writer = csv.writer(sys.stdout)
-        flat = [{name: ",".join(value) if name == "labels" else value for name, value in {**answer, **answer.get("scores", {})}.items() if name != "scores"} for answer in answers]
-        writer.writerow([*rows[0], *flat[0]])
-        writer.writerows([*row.values(), *answer.values()] for row, answer in zip(rows, flat))
+        csv.writer(sys.stdout).writerows(as_table([{**row, **answer} for row, answer in zip(rows, answers)]))
     else:
         for row, answer in zip(rows, answers): print(json.dumps(dict(**row, **answer), ensure_ascii=False))
     return 0
@@ -277,7 +284,7 @@ def build_parser() -> argparse.ArgumentParser: # Needs neither torch nor transfo
     return parser
 
 CHOSEN = dict( # Where the default is not transformers' own
-    learning_rate="1e-4 for 384 hidden units, less for more", num_train_epochs="2 to 10, for about 150 steps", per_device_train_batch_size="16",
+    learning_rate="1e-4 for 384 hidden units, less for more", num_train_epochs="2 to 10, for about 150 steps; at least 3 for pairs", per_device_train_batch_size="16",
     per_device_eval_batch_size="64", warmup_steps="0.1", weight_decay="0.01", train_sampling_strategy="group_by_length", logging_steps="about 20 logs", report_to="none",
     bf16="where the hardware has it", fp16="where the hardware has only that", disable_tqdm="in a pipe")
 
@@ -313,7 +320,7 @@ def main(
     except BrokenPipeError: # Whoever reads has read enough; what is left must not be written at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, ImportError, OSError) as error:
+    except (ValueError, ImportError, OSError, NotImplementedError) as error: # Arrow's are NotImplementedErrors, too
         text = error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else str(error)
         # Modules name their arguments as Python does
         print("hf_finetune:", re.sub(r"\b(text_column|text_pair_column|label_column|problem_type)=", r"--\1 ", " ".join(text.split())), file=sys.stderr)

@@ -78,7 +78,7 @@ def find_label(
     free = [name for name in data.column_names if name not in taken]
     known = [name for usual in LABEL_NAMES for name in free if name.lower() == usual]
     if known and known[0].lower() in ("label", "labels"): return known[0]
-    flat = [name for name in free if not pa.types.is_nested(arrow_column(data, name).type)]
+    flat = [name for name in free if not pa.types.is_nested(kind := arrow_column(data, name).type) and not pa.types.is_null(kind)]
     found = known or [name for name in flat if 2 <= pc.count_distinct(arrow_column(data, name)).as_py() <= min(len(data) // 2, 1000)]
     if len(found) == 1: return found[0]
     if found:
@@ -172,17 +172,19 @@ def check_texts(
 
 # %% ../nbs/00_columns.ipynb #9ca19a96
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
-NUMBER = r"^\s*-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?\s*$"
+NUMBER = r"^\s*[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?\s*$"
 
 def as_numbers(
     labels: pa.ChunkedArray,   # A column as Arrow holds it
 ) -> pa.ChunkedArray | None:   # As floats; None unless every value is a number or spells one
     "Labels as numbers."
-    if pa.types.is_integer(labels.type) or pa.types.is_floating(labels.type): return labels.cast(pa.float64())
+    if pa.types.is_float16(labels.type): labels = labels.cast(pa.float32())
+    if pa.types.is_integer(labels.type) or pa.types.is_floating(labels.type) or pa.types.is_decimal(labels.type): return labels.cast(pa.float64())
     if not (pa.types.is_string(labels.type) or pa.types.is_large_string(labels.type)): return None
-    if pc.all(pc.match_substring_regex(labels, NUMBER)).as_py(): return pc.utf8_trim_whitespace(labels).cast(pa.float64())
+    if pc.all(pc.match_substring_regex(labels, NUMBER)).as_py(): return pc.utf8_ltrim(pc.utf8_trim_whitespace(labels), "+").cast(pa.float64())
     if pc.all(pc.match_substring_regex(labels, r"^\s*-?\d+,\d+\s*$")).as_py():
-        raise ValueError(f"the labels are numbers with a decimal comma ({labels[0]}): write a point in its place")
+        raise ValueError(f"the labels read like numbers with a decimal comma ({labels[0]}): write a point in its place, or say "
+                         "problem_type='multi_label_classification' if each field holds several labels")
     return None
 
 # %% ../nbs/00_columns.ipynb #9c2b2f33
@@ -190,9 +192,12 @@ def label_mark(
     values: Iterable[str], # The distinct strings of a label column
 ) -> str | None:           # None if each string is one label
     "What separates several labels in one string."
-    values = list(values)
+    values = [value for value in values if value.strip()]
+    if not values: return None
     if all(value.strip()[:1] == "[" and value.strip()[-1:] == "]" for value in values): return "[]"
     for mark in (",", ";", "|", " "):
+        rows = [[part.strip() for part in value.split(mark)] for value in values]
+        if len({*map(len, rows)}) == 1 < len(rows[0]) and {*itertools.chain(*rows)} <= {"0", "1"}: return mark # A place for each label
         several = [value.split(mark) for value in values if mark in value.strip()]
         alone = {value.strip() for value in values if mark not in value.strip()}
         together = Counter(part.strip() for parts in several for part in set(parts))
@@ -212,7 +217,12 @@ def find_problem_type(
     if pa.types.is_nested(labels.type): return PROBLEM_TYPES[1]
     labels = labels.drop_null()
     numbers = as_numbers(labels)
-    if numbers is None: return PROBLEM_TYPES[1] if label_mark(map(str, pc.unique(labels).to_pylist())) else PROBLEM_TYPES[0]
+    if numbers is None:
+        values = [*map(str, pc.unique(labels).to_pylist())]
+        odd = [value for value in values if not re.match(NUMBER, value)]
+        if len(odd) < len(values) and {value.strip().lower() for value in odd} <= {"nan", "n/a", "null"}:
+            raise ValueError(f"column {column!r} holds numbers and {shorten([*map(repr, odd)])}: take those rows out, or say problem_type='single_label_classification'")
+        return PROBLEM_TYPES[1] if label_mark(values) else PROBLEM_TYPES[0]
     if not pc.all(pc.equal(pc.floor(numbers), numbers)).as_py(): return PROBLEM_TYPES[2]
     found = sorted(pc.unique(numbers).to_pylist())
     if len(found) <= 2 or found == list(range(len(found))): return PROBLEM_TYPES[0]
@@ -324,46 +334,76 @@ def _read_list(text: str) -> list[Any]:
     # Without this check Python would join 'joy' 'fear', as pandas writes an array, to one name
     if not re.fullmatch(rf"\s*\[\s*({item}(\s*,\s*{item})*)?\s*\]\s*", text):
         raise ValueError(f"the label {text!r} is no list that can be read: write it as ['joy', 'fear'], with quotes and commas")
-    return list(ast.literal_eval(text.strip()))
+    try: return list(ast.literal_eval(text.strip()))
+    except (SyntaxError, ValueError) as error: raise ValueError(f"the label {text!r} is no list that can be read ({error.args[0]}): write it as ['joy', 'fear']") from None
 
-def _label_lists(data: Dataset, mark: str | None) -> Iterable[list[list[Any]]]:
-    "The labels of each row, a few thousand rows at a time."
-    feature = getattr(data.features["label"], "feature", None)
+def _names_of(ids: Sequence[int | None], names: Sequence[str]) -> list[str]:
+    "The names of the labels of one row."
+    wrong = [i for i in ids if i is None or not 0 <= i < len(names)]
+    if wrong: raise ValueError(f"a row has the labels {list(ids)}, expected ids from 0 to {len(names) - 1}: take {wrong[0]} out")
+    return [names[i] for i in ids]
+
+def _label_lists(data: Dataset, mark: str | None) -> Iterable[list[list[Any] | None]]:
+    "The labels of each row, a few thousand rows at a time; None for a blank text."
+    classes = getattr(data.features["label"], "feature", None)
     for batch in data.select_columns("label").with_format("arrow").iter(5000):
         values = batch.column("label").to_pylist()
-        if isinstance(feature, ClassLabel): yield [[feature.names[i] for i in row] for row in values]
+        if isinstance(classes, ClassLabel): yield [_names_of(row, classes.names) for row in values]
         elif mark is None: yield values
-        elif mark == "[]": yield [_read_list(row) for row in values]
-        else: yield [list(filter(None, (part.strip() for part in row.split(mark)))) for row in values]
+        elif mark == "[]": yield [_read_list(row) if row.strip() else None for row in values]
+        else: yield [list(filter(None, (part.strip() for part in row.split(mark)))) or None for row in values]
 
 def is_multi_hot(
-    labels: pa.ChunkedArray, # A column of lists of numbers
+    rows: Iterable[list[Any] | None], # The labels of each row; None says nothing
 ) -> bool:
     "Whether each list has one place for each label, 1 if the row has it and 0 if not."
-    sizes, values = pc.unique(pc.list_value_length(labels)), pc.unique(pc.list_flatten(labels))
-    # As ids, lists of one length with no other ids would be the same for every row
-    return len(sizes) == 1 and sizes[0].as_py() >= 2 and {*values.to_pylist()} <= {0, 1}
+    sizes, values = set(), set()
+    for row in rows:
+        if row is not None:
+            sizes.add(len(row))
+            values.update(row)
+            # As ids, lists of one length with no other ids would be the same for every row
+            if len(sizes) > 1 or not values <= {0, 1, "0", "1"}: return False
+    return len(sizes) == 1 and min(sizes) >= 2
 
 # %% ../nbs/00_columns.ipynb #6d6c5b57
+def _check_lists(parts: Mapping[str, Dataset], column: str, where: Mapping[str, str]) -> None:
+    "Raise an error unless every split holds its labels as lists, or every split as strings."
+    forms = {}
+    for split, data in parts.items():
+        labels, name = arrow_column(data, "label"), where.get(split, split)
+        check_no_gaps(pc.is_null(labels), "label", column, name)
+        is_list = isinstance(labels.type, (pa.ListType, pa.LargeListType, pa.FixedSizeListType)) and not pa.types.is_nested(labels.type.value_type)
+        if not is_list and not is_text(data, "label"):
+            raise ValueError(f"{name}: column {column!r} holds {labels.type}, expected several labels per row, as lists or as one string such as 'joy, fear'")
+        forms[name] = "lists" if is_list else "strings"
+    if len({*forms.values()}) > 1:
+        raise ValueError(f"column {column!r} holds {', '.join(f'{form} in {name}' for name, form in forms.items())}: write the labels in one way")
+
+def _find_mark(labels: pa.ChunkedArray) -> str:
+    "What separates the labels of a row, or a line break if each string seems to be one label."
+    values = [value for value in pc.unique(labels).to_pylist() if value.strip()]
+    found = label_mark(values) or next((mark for mark in ",;|" if any(mark in value for value in values)), None)
+    met = Counter(itertools.chain(*({*value.split()} for value in values)))
+    return found or (" " if any(met[part] > 1 for value in values for part in value.split()) else "\n")
+
 def encode_label_lists(
     parts: dict[str, Dataset], # Splits with standard columns, train among them
     column: str = "label",     # The label column in the source, named in errors
     where: Mapping[str, str] | None = None, # What errors call each split
 ) -> dict[str, Dataset]:       # The same rows; label is a list of the same ClassLabel in every split
     "Turn several labels per row into lists of ids with names."
-    labels, feature = arrow_column(parts["train"], "label"), parts["train"].features["label"]
-    for split, data in parts.items(): check_no_gaps(pc.is_null(arrow_column(data, "label")), "label", column, (where or {}).get(split, split))
-    nested = pa.types.is_nested(labels.type)
-    if not nested and not is_text(parts["train"], "label"):
-        raise ValueError(f"column {column!r} holds {labels.type}, expected several labels per row, as lists or as one string such as 'joy, fear'")
-    mark = None if nested else label_mark(pc.unique(labels).to_pylist()) or next((mark for mark in ",;|" if pc.any(pc.match_substring(labels, mark)).as_py()), " ")
-    hot = nested and not isinstance(feature.feature, ClassLabel) and is_multi_hot(labels)
+    _check_lists(parts, column, where or {})
+    train = parts["train"]
+    classes = getattr(train.features["label"], "feature", None)
+    is_named, mark = isinstance(classes, ClassLabel), _find_mark(arrow_column(train, "label")) if is_text(train, "label") else None
+    hot = not is_named and is_multi_hot(itertools.chain(*_label_lists(train, mark)))
     def lists(data: Dataset) -> Iterable[list[list[Any]]]:
-        for rows in _label_lists(data, mark): yield [[i for i, value in enumerate(row) if value] for row in rows] if hot else rows
+        for rows in _label_lists(data, mark): yield [[i for i, value in enumerate(row or []) if int(value)] if hot else row or [] for row in rows]
     found = {split: set(itertools.chain(*itertools.chain(*lists(data)))) for split, data in parts.items()}
     if None in set().union(*found.values()): raise ValueError(f"column {column!r} holds lists with a missing label in them: take it out")
-    names = {name: name for name in feature.feature.names} if nested and isinstance(feature.feature, ClassLabel) else name_labels(set().union(*found.values()))
-    check_labels({split: {names[value] for value in values} for split, values in found.items()}, len(parts["train"]))
+    names = {name: name for name in classes.names} if is_named else name_labels(set().union(*found.values()))
+    check_labels({split: {names.get(value, str(value)) for value in values} for split, values in found.items()}, len(train))
     order = list(dict.fromkeys(names.values()))
     _tell_names(order)
     number = {name: i for i, name in enumerate(order)}

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['SHARES', 'MISREAD', 'ODD_CHARACTERS', 'LABELS_IN_TABLE', 'TOKEN_SAMPLE', 'SPLIT_STYLES', 'FLAWS', 'normalise_text',
            'row_digest', 'row_digests', 'split_rows', 'label_strata', 'cut_splits', 'drop_secret_splits', 'source_of',
-           'data_name', 'data_fingerprint', 'scan_texts', 'find_leaks', 'load_data', 'count_tokens', 'DataDescription',
-           'describe_data']
+           'data_name', 'data_fingerprint', 'scan_texts', 'find_leaks', 'has_header', 'check_loaded', 'load_data',
+           'count_tokens', 'DataDescription', 'describe_data']
 
 # %% ../nbs/00_data.ipynb #94869b34
 import hashlib, itertools, json, re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 # %% ../nbs/00_data.ipynb #e25f6c3f
@@ -19,10 +20,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, DatasetDict, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 # %% ../nbs/00_data.ipynb #bc1a86d5
-from .columns import (PROBLEM_TYPES, arrow_column, is_blank, is_text, list_columns, shorten, check_texts, encode_labels, find_columns, label_names,
+from .columns import (PROBLEM_TYPES, arrow_column, check_no_gaps, is_blank, is_text, list_columns, shorten, check_texts, encode_labels, find_columns, label_names,
                                  problem_type, rename_columns, task_line)
 from .reading import SPLIT_NAMES, Source, is_interactive, name_splits, read_source, tell
 
@@ -224,9 +225,12 @@ def _in_order(data: DatasetDict) -> dict[str, Dataset]:
             raise ValueError(f"{split} has no column 'text': its columns are {list_columns(part)}; "
                              "name the column of texts so with rename_column, or give the rows to load_data, which finds it")
         for name in _texts(part).column_names:
-            if not is_text(part, name): raise ValueError(f"{split}: column {name!r} holds {arrow_column(part, name).type}, expected texts")
+            if len(part) and not is_text(part, name): raise ValueError(f"{split}: column {name!r} holds {arrow_column(part, name).type}, expected texts")
     known = name_splits(data).values()
-    return {split: data[split].with_format(None) for split in [*known, *(split for split in data if split not in known)]}
+    def as_text(part: Dataset) -> Dataset: # A column without rows may not know its type
+        unknown = {name: Value("string") for name in _texts(part).column_names if not is_text(part, name)}
+        return part.with_format(None).cast(Features({**part.features, **unknown})) if unknown else part.with_format(None)
+    return {split: as_text(data[split]) for split in [*known, *(split for split in data if split not in known)]}
 
 def _scan_splits(parts: dict[str, Dataset]) -> dict[str, pd.DataFrame]:
     "What scan_texts finds in each split."
@@ -294,6 +298,13 @@ def _chosen_splits(found: Source) -> dict[str, Dataset]:
         if not len(found.parts[name]): raise ValueError(f"{found.where(name)} has no rows: give at least one")
     return {split: found.parts[name] for split, name in names.items()}
 
+def has_header(
+    origin: str | Mapping[str, str] | None, # Where rows came from
+) -> bool:
+    "Whether the first line of a file is to name the columns."
+    files = [origin] if isinstance(origin, str) else [*(origin or {}).values()]
+    return any(re.search(r"\.(csv|tsv|tab|txt)(\.gz)?$", file.lower()) for file in files)
+
 def _check_header(train: Dataset, columns: Mapping[str, str], title: str) -> None:
     "Raise an error if the first line of a file is a row and not the column names."
     values = arrow_column(train, columns["label"])
@@ -307,6 +318,22 @@ def _is_loaded(data: Any) -> bool:
     def is_encoded(feature: Any) -> bool: return isinstance(getattr(feature, "feature", feature), ClassLabel) or feature == Value("float64")
     return all("text" in part.column_names and is_encoded(part.features.get("label")) for part in data.values())
 
+
+def check_loaded(
+    data: DatasetDict, # What load_data gave, and somebody may have changed since
+) -> DatasetDict:      # The same
+    "Raise an error that names the rows that have no text or no label to learn from."
+    for split, part in data.items():
+        for what in _texts(part).column_names: check_no_gaps(is_blank(arrow_column(part, what)), what, what, split)
+        feature, labels = part.features["label"], arrow_column(part, "label").combine_chunks()
+        if isinstance(feature, List):
+            wrong = pc.is_null(labels).to_numpy(zero_copy_only=False)
+            wrong[pc.list_parent_indices(labels).filter(pc.fill_null(pc.less(pc.list_flatten(labels), 0), True))] = True
+        elif isinstance(feature, ClassLabel): wrong = pc.fill_null(pc.less(labels, 0), True)
+        else: wrong = pc.invert(pc.fill_null(pc.is_finite(labels), False))
+        check_no_gaps(pa.chunked_array([wrong]), "label", "label", split)
+    return data
+
 # %% ../nbs/00_data.ipynb #4f8fc497
 def load_data(
     source: Any,                         # A built-in name, path, Hub id, or rows in memory; or a dict of split: file or rows
@@ -319,14 +346,15 @@ def load_data(
 ) -> DatasetDict:                        # train, validation, test with text, (text_pair,) label and the other columns there were
     "Load rows from anywhere into three splits with texts, labels and their names."
     named = dict(text_column=text_column, text_pair_column=text_pair_column, label_column=label_column)
-    if _is_loaded(source) and not any(named.values()) and problem_type is None: return source
+    before = source_of(source) if _is_loaded(source) and not any(named.values()) else None
+    if before and problem_type is None: return check_loaded(source)
     if not isinstance(seed, int) or isinstance(seed, bool): raise ValueError(f"seed={seed!r}: expected a whole number")
     if problem_type not in (None, *PROBLEM_TYPES): raise ValueError(f"problem_type={problem_type!r}: expected one of {', '.join(PROBLEM_TYPES)}")
     found = read_source(source, name)
     parts = _chosen_splits(found)
     where = {split: found.where(split) for split in parts}
     columns = find_columns(parts["train"], **named)
-    if found.origin is not None and not label_column: _check_header(parts["train"], columns, found.title)
+    if has_header(found.origin) and not label_column: _check_header(parts["train"], columns, found.title)
     parts = {split: rename_columns(data, columns) for split, data in parts.items()}
     parts = drop_secret_splits(parts, found.title)
     for split, data in parts.items():
@@ -340,7 +368,7 @@ def load_data(
     leaks = _leak_line(find_leaks(data)) if len(parts) > 1 else None # What was cut from one split has none
     if leaks: tell(f"{found.title}: {leaks}")
     named = {f"{what}_column": columns.get(what) for what in ("text", "text_pair", "label")}
-    origin = {"source": found.origin, "name": found.name, **named, "seed": seed, **({"problem_type": problem_type} if problem_type else {})}
+    origin = (before or {"source": found.origin, "name": found.name, **named, "seed": seed}) | ({"problem_type": problem_type} if problem_type else {})
     for part in data.values(): part.info.dataset_name, part.info.description = found.slug, json.dumps(origin)
     return data
 
@@ -490,7 +518,7 @@ def describe_data(
     if tokenizer is None and max_length is not None: raise ValueError(f"max_length={max_length} counts tokens: give a tokenizer too")
     if tokenizer is not None and not callable(tokenizer):
         raise ValueError(f"tokenizer={tokenizer!r}: expected a tokenizer, such as load_tokenizer gives")
-    if max_length is not None and max_length < 1: raise ValueError(f"max_length={max_length}: expected at least one token")
+    if max_length is not None and (not isinstance(max_length, Integral) or max_length < 1): raise ValueError(f"max_length={max_length!r}: expected a whole number of at least 1")
     if max_length is None and tokenizer is not None: max_length = min(128, tokenizer.model_max_length)
     scans = _scan_splits(parts)
     leaks = Counter(_leaking_rows(parts, scans)["split"])

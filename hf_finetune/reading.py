@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['FILE_FORMATS', 'PIECE', 'IN_MEMORY', 'BUILT_IN_DATA', 'SPLIT_NAMES', 'tell', 'is_interactive', 'check_encoding',
-           'read_rows', 'read_delimited', 'content_digest', 'write_pieces', 'keep_rows', 'read_tabbed',
+           'read_rows', 'read_delimited', 'content_digest', 'is_complete', 'write_pieces', 'keep_rows', 'read_tabbed',
            'table_of_columns', 'table_of_records', 'read_json_lines', 'read_json', 'read_parquet', 'read_file',
            'read_bbc_news', 'hub_status', 'suggestion', 'read_hub', 'name_splits', 'read_folder', 'Source', 'read_part',
            'read_source']
 
 # %% ../nbs/00_reading.ipynb #8261e3ec
-import csv, difflib, gzip, hashlib, importlib.util, itertools, json, os, re, sys, threading, urllib.error, urllib.request
+import csv, difflib, gzip, hashlib, importlib.metadata, importlib.util, itertools, json, os, re, sys, threading, urllib.error, urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 # %% ../nbs/00_reading.ipynb #f08a6403
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -45,7 +46,7 @@ def is_interactive() -> bool: # False in a pipe, a log file or a Python shell wi
 def _open(path: Path, mode: str = "rt") -> IO:
     "A file of text, compressed or not, its line ends as they are."
     text = dict(encoding="utf-8-sig", newline="") if mode == "rt" else {}
-    return (gzip.open if path.suffix == ".gz" else open)(path, mode, **text)
+    return (gzip.open if path.suffix.lower() == ".gz" else open)(path, mode, **text)
 
 def check_encoding(
     path: Path, # A text file, possibly compressed
@@ -64,7 +65,7 @@ def check_encoding(
 # %% ../nbs/00_reading.ipynb #105a3bec
 def _separator(path: Path) -> str:
     "Tab for .tsv, and for .csv what its first line says."
-    if ".csv" not in path.suffixes: return "\t"
+    if ".csv" not in path.name.lower(): return "\t"
     with _open(path) as lines: first = lines.readline()
     found = next((mark for mark in ",;\t|" if mark in first), ",")
     if found != ",": tell(f"{path.name}: the fields are separated by {found!r}")
@@ -81,6 +82,7 @@ def read_rows(
         try:
             for row in reader:
                 names = names or row
+                if line == 1 and "\0" in "".join(row): raise ValueError(f"{path.name} has zero bytes in its first line, as UTF-16 has: save it again as UTF-8")
                 if row and len(row) != len(names):
                     raise ValueError(f"{path.name}, line {line}: {len(row)} fields where the first line names {len(names)} columns; "
                                      "a text that holds the separator or a line break needs quotes around it")
@@ -122,6 +124,15 @@ def content_digest(
     for word in how: digest.update(word.encode())
     return digest.hexdigest()[:32]
 
+def is_complete(
+    target: Path, # Of a file that write_pieces may have written
+) -> bool:
+    "Whether an Arrow stream is there, to its last byte."
+    if not target.is_file() or target.stat().st_size < 8: return False
+    with target.open("rb") as file:
+        file.seek(-8, os.SEEK_END)
+        return file.read() == b"\xff\xff\xff\xff\0\0\0\0" # The mark of its end
+
 def write_pieces(
     pieces: Iterable[pa.Table], # Of one schema
     schema: pa.Schema,          # Of the file; a column that a piece lacks is missing there
@@ -135,6 +146,7 @@ def write_pieces(
             for piece in pieces:
                 stream.write_table(pa.concat_tables([schema.empty_table(), piece], promote_options="permissive"), max_chunksize=PIECE)
                 bar.update(len(piece))
+        with draft.open("rb") as file: os.fsync(file.fileno())
         os.replace(draft, target)
     finally: draft.unlink(missing_ok=True)
 
@@ -156,11 +168,12 @@ def keep_rows(
         size += piece.nbytes
         if size > IN_MEMORY: break
     if size <= IN_MEMORY: return _as_rows(first, path.name)
-    target = Path(datasets.config.HF_DATASETS_CACHE) / "hf_finetune" / f"rows-{content_digest(path, how)}.arrow"
+    read_by = f"{how} {Path(path.name.lower().removesuffix('.gz')).suffix} {importlib.metadata.version('hf_finetune')}"
+    target = Path(datasets.config.HF_DATASETS_CACHE) / "hf_finetune" / f"rows-{content_digest(path, read_by)}.arrow"
     schema = _as_rows([piece.schema.empty_table() for piece in (read() if "json" in path.name.lower() else first)], path.name).data.schema
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.is_file(): write_pieces(read(), schema, target)
+        if not is_complete(target): write_pieces(read(), schema, target)
     except OSError as error:
         tell(f"{path.name}: {target.parent} cannot be written ({error.strerror}), so the rows stay in memory")
         return _as_rows(list(read()), path.name)
@@ -186,7 +199,9 @@ def read_tabbed(
 def _array(values: Any, name: str, where: str) -> pa.Array | pa.ChunkedArray:
     "Values as an Arrow column; NaN is a missing value."
     if isinstance(values, pd.Series) and isinstance(values.dtype, pd.CategoricalDtype): values = values.astype(object)
+    if isinstance(values, np.ndarray) and values.ndim == 2: values = list(values)
     try: return pa.array(values, from_pandas=True)
+    except OverflowError: raise ValueError(f"{where}: column {name!r} holds whole numbers of more than 64 bits, expected smaller ones: write them as texts") from None
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         found = sorted({type(value).__name__ for value in values if value is not None})
         raise ValueError(f"{where}: column {name!r} mixes {' and '.join(found)}, expected one type") from error
@@ -233,7 +248,7 @@ def read_json(
 ) -> Dataset:
     "Read JSON in the forms that rows come in."
     found = None
-    if ".json" in path.suffixes:
+    if ".json" in [suffix.lower() for suffix in path.suffixes]:
         try:
             with _open(path) as file: found = json.load(file)
         except json.JSONDecodeError as error:
