@@ -387,6 +387,7 @@ def _find_mark(labels: pa.ChunkedArray) -> str:
     met = Counter(itertools.chain(*({*value.split()} for value in values)))
     return found or (" " if any(met[part] > 1 for value in values for part in value.split()) else "\n")
 
+# %% ../nbs/00_columns.ipynb #5c5e3a36
 def encode_label_lists(
     parts: dict[str, Dataset], # Splits with standard columns, train among them
     column: str = "label",     # The label column in the source, named in errors

@@ -298,12 +298,13 @@ def _chosen_splits(found: Source) -> dict[str, Dataset]:
         if not len(found.parts[name]): raise ValueError(f"{found.where(name)} has no rows: give at least one")
     return {split: found.parts[name] for split, name in names.items()}
 
+# %% ../nbs/00_data.ipynb #1883bfbe
 def has_header(
     origin: str | Mapping[str, str] | None, # Where rows came from
 ) -> bool:
-    "Whether the first line of a file is to name the columns."
+    "Whether the column names may stand in the first line of a file."
     files = [origin] if isinstance(origin, str) else [*(origin or {}).values()]
-    return any(re.search(r"\.(csv|tsv|tab|txt)(\.gz)?$", file.lower()) for file in files)
+    return not all(re.search(r"\.(json|jsonl|ndjson|parquet)(\.gz)?$", file.lower()) for file in files)
 
 def _check_header(train: Dataset, columns: Mapping[str, str], title: str) -> None:
     "Raise an error if the first line of a file is a row and not the column names."

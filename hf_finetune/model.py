@@ -200,6 +200,7 @@ class _LookUp(torch.autograd.Function):
         ctx.kept.add(ctx.saved_tensors[0].flatten(), gradients.flatten(0, -2))
         return None, None, None
 
+# %% ../nbs/05_model.ipynb #d2aed64b
 @contextmanager
 def keep_embedding_gradients(
     model: nn.Module,         # On the CPU, trained by this process alone

@@ -49,7 +49,7 @@ WHOLE = {  # calls that count with everything inside them
     "optimizer": ("Optimizer.step", "Optimizer.zero_grad"),
     "clipping of the gradient": ("aten::_foreach_norm", "aten::_foreach_mul_")}
 SINGLY = {  # calls that count by themselves
-    "random numbers of dropout": ("aten::bernoulli_",),
+    "random numbers of dropout": ("aten::bernoulli_", "aten::random_"),
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mkldnn", "mkldnn", "aten::_scaled_dot_product_flash"),
     "casts and copies": ("aten::copy_", "aten::_to_copy", "aten::clone", "aten::contiguous"),
     "softmax, GELU and norms": ("aten::_softmax", "aten::gelu", "aten::native_layer_norm", "aten::tanh")}
