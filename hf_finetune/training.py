@@ -245,11 +245,13 @@ def group_rows(
     rows: Dataset,                # Tokenized, of the training split, with a column length
     arguments: TrainingArguments, # Rows per batch, seed and process
     max_tokens: int | None = None, # Most tokens of a batch on one device, padding included
-    multiple: int | None = None,  # The width of a batch is rounded up to a multiple of this
+    collator: Any = None,         # Pads the batches; None if every batch is as wide as its longest row
 ) -> LengthGroupedBatchSampler:   # For this process
     "The order in which a Trainer takes rows of similar length."
     seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
-    return LengthGroupedBatchSampler(read_lengths(rows), arguments.train_batch_size, seed, max_tokens, arguments.world_size, arguments.process_index, multiple or 1)
+    width = getattr(collator, "pad_to_multiple_of", None) or 1
+    if getattr(collator, "padding", None) == "max_length": width *= math.ceil(collator.max_length / width) # On a TPU every batch is that wide
+    return LengthGroupedBatchSampler(read_lengths(rows), arguments.train_batch_size, seed, max_tokens, arguments.world_size, arguments.process_index, width)
 
 # %% ../nbs/08_training.ipynb #176dc233
 SAVING = ".saving" # Where a checkpoint is written
@@ -266,7 +268,7 @@ class FinetuneTrainer(Trainer):
         rows, args = self.train_dataset, self.args
         if args.train_sampling_strategy != "group_by_length" or "length" not in getattr(rows, "column_names", []) or not isinstance(rows, Dataset):
             return super().get_train_dataloader()
-        sampler = group_rows(rows, args, self.max_tokens, getattr(self.data_collator, "pad_to_multiple_of", None))
+        sampler = group_rows(rows, args, self.max_tokens, self.data_collator)
         loader = DataLoader(self._remove_unused_columns(rows, "Training"), batch_sampler=sampler, collate_fn=self.data_collator,
                             num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
                             persistent_workers=args.dataloader_persistent_workers, prefetch_factor=args.dataloader_prefetch_factor)
@@ -847,13 +849,13 @@ def cut_steps(
     arguments: TrainingArguments, # Changed in place
     rows: Dataset,                # Tokenized, of the training split
     max_tokens: int | None,       # Most tokens of a batch on one device, padding included
-    multiple: int | None = None,  # The width of a batch is rounded up to a multiple of this
+    collator: Any = None,         # Pads the batches; None if every batch is as wide as its longest row
 ) -> None:
     "Accumulate gradients over as many batches as a budget of tokens makes of one."
     if max_tokens is None: return
     if arguments.train_sampling_strategy != "group_by_length":
         raise ValueError(f"max_tokens works with batches of similar length: leave train_sampling_strategy={arguments.train_sampling_strategy!r} out")
-    sampler = group_rows(rows, arguments, max_tokens, multiple)
+    sampler = group_rows(rows, arguments, max_tokens, collator)
     arguments.gradient_accumulation_steps *= sampler.micro_batches
     if sampler.micro_batches > 1:
         tell(f"max_tokens: each batch of {arguments.train_batch_size} rows is cut into {sampler.micro_batches} of at most {max_tokens} tokens")
@@ -885,7 +887,7 @@ def start_run(
             arguments = build_arguments(folder, settings["arguments"], len(data["train"]), settings["metric"], machine)
         rows = tokenize_data(data, tokenizer, settings["max_length"])
         keeper = RunFolder(folder, settings["fingerprint"], settings["metric"])
-        cut_steps(arguments, rows["train"], settings["max_tokens"], load_collator(tokenizer, device.type, settings["max_length"]).pad_to_multiple_of)
+        cut_steps(arguments, rows["train"], settings["max_tokens"], load_collator(tokenizer, device.type, settings["max_length"]))
         with explain_refusal(asked):
             trainer = build_trainer(model, tokenizer, arguments, settings["metric"], rows, [*callbacks, keeper], settings["max_length"])
             trainer.max_tokens = settings["max_tokens"]
