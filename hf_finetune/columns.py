@@ -57,7 +57,7 @@ def find_text(
     data: Dataset,             # Rows with the source's own columns
     label: str | None = None,  # Column that is the label already
 ) -> tuple[str, str | None]:   # Column of the texts, and of the second texts if the rows are pairs
-    "Find the text by the usual names, else take the column with the longest strings."
+    "Find the text by the usual names, else take the column with the longest strings that are more than one word."
     strings = {name.lower(): name for name in data.column_names if name != label and is_text(data, name)}
     for first, second in PAIR_NAMES:
         if first in strings and second in strings: return strings[first], strings[second]
@@ -67,7 +67,11 @@ def find_text(
     if not free:
         raise ValueError(f"no column of texts found: the columns are {list_columns(data)}; name it with text_column=")
     head = data.select(range(min(len(data), 1000)))
-    return max(free, key=lambda name: pc.mean(pc.utf8_length(arrow_column(head, name))).as_py() or 0), None
+    def likeness(name: str) -> tuple[bool, float]:
+        values = arrow_column(head, name)
+        is_code = pc.match_substring_regex(values, "^[!-~]*$") # Ids and addresses: ASCII without a space
+        return (pc.mean(is_code.cast("int8")).as_py() or 0) < 0.5, pc.mean(pc.utf8_length(values)).as_py() or 0
+    return max(free, key=likeness), None
 
 # %% ../nbs/00_columns.ipynb #4595fa6f
 def find_label(
