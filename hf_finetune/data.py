@@ -59,10 +59,10 @@ def row_digests(
 def _groups(digests: Sequence[int], labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     "Rows in the order of their digests; where each group of equal ones starts, how many it has, and the label of its first row."
     digests = np.asarray(digests, dtype=np.uint64)
-    order = np.argsort(digests, kind="stable")
+    order = np.argsort(digests, kind="stable").astype(np.int32) # Half the memory, and enough for two billion rows
     in_order = digests[order]
-    starts = np.r_[0, np.flatnonzero(in_order[1:] != in_order[:-1]) + 1]
-    return order, starts, np.diff(np.r_[starts, len(order)]), np.asarray(labels)[order[starts]]
+    starts = np.flatnonzero(np.r_[True, in_order[1:] != in_order[:-1]]).astype(np.int32)
+    return order, starts, np.diff(starts, append=np.int32(len(order))), np.asarray(labels)[order[starts]].astype(np.int32)
 
 def split_rows(
     digests: Sequence[int],    # One per row; rows with the same digest stay together

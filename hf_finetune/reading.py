@@ -107,7 +107,7 @@ def read_rows(
 
 # %% ../nbs/00_reading.ipynb #a8237d1e
 FILE_FORMATS = "a CSV, TSV, JSON, JSON lines (.jsonl) or Parquet file"
-PIECE, PIECE_CHARACTERS = 50_000, 16 * 2**20 # Rows, and their characters, at most; one row may have more
+PIECE, PIECE_CHARACTERS = 10_000, 16 * 2**20 # Rows, and their characters, at most; one row may have more
 
 def in_pieces(
     rows: Iterable[Any],         # Any number of them
@@ -198,12 +198,14 @@ def keep_rows(
     read_by = f"{how} {Path(path.name.lower().removesuffix('.gz')).suffix} {importlib.metadata.version('hf_finetune')}"
     target = Path(datasets.config.HF_DATASETS_CACHE) / "hf_finetune" / f"rows-{content_digest(path, read_by)}.arrow"
     schema = _as_rows([piece.schema.empty_table() for piece in (read() if "json" in path.name.lower() else first)], path.name).data.schema
+    first.clear()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not is_complete(target): write_pieces(read(), schema, target)
     except OSError as error:
         tell(f"{path.name}: {target.parent} cannot be written ({error.strerror}), so the rows stay in memory")
         return _as_rows(list(read()), path.name)
+    pa.default_memory_pool().release_unused()
     return Dataset.from_file(str(target))
 
 # %% ../nbs/00_reading.ipynb #5a56458e
