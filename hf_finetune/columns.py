@@ -225,7 +225,8 @@ def find_problem_type(
         values = [*map(str, pc.unique(labels).to_pylist())]
         odd = [value for value in values if not re.match(NUMBER, value)]
         if len(odd) < len(values) and {value.strip().lower() for value in odd} <= {"nan", "n/a", "null"}:
-            raise ValueError(f"column {column!r} holds numbers and {shorten([*map(repr, odd)])}: take those rows out, or say problem_type='single_label_classification'")
+            raise ValueError(f"column {column!r} holds numbers and {shorten([*map(repr, odd)])}: "
+                             "take those rows out, or say problem_type='single_label_classification'")
         return PROBLEM_TYPES[1] if label_mark(values) else PROBLEM_TYPES[0]
     if not pc.all(pc.equal(pc.floor(numbers), numbers)).as_py(): return PROBLEM_TYPES[2]
     found = sorted(pc.unique(numbers).to_pylist())
@@ -339,7 +340,8 @@ def _read_list(text: str) -> list[Any]:
     if not re.fullmatch(rf"\s*\[\s*({item}(\s*,\s*{item})*)?\s*\]\s*", text):
         raise ValueError(f"the label {text!r} is no list that can be read: write it as ['joy', 'fear'], with quotes and commas")
     try: return list(ast.literal_eval(text.strip()))
-    except (SyntaxError, ValueError) as error: raise ValueError(f"the label {text!r} is no list that can be read ({error.args[0]}): write it as ['joy', 'fear']") from None
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"the label {text!r} is no list that can be read ({error.args[0]}): write it as ['joy', 'fear']") from None
 
 def _names_of(ids: Sequence[int | None], names: Sequence[str]) -> list[str]:
     "The names of the labels of one row."
@@ -432,9 +434,11 @@ def encode_numbers(
         if isinstance(feature, ClassLabel): labels = pa.chunked_array([feature.int2str(labels.to_pylist())]) # The number is the name and not the id
         numbers = as_numbers(labels)
         if numbers is None or not pc.all(pc.is_finite(numbers)).as_py():
-            raise ValueError(f"{name}: column {column!r} holds labels that are no finite numbers, expected numbers for a regression: correct them, or name another column")
+            raise ValueError(f"{name}: column {column!r} holds labels that are no finite numbers, expected numbers for a regression: "
+                             "correct them, or name another column")
         encoded[split] = _replace_labels(data, numbers, Value("float64"))
-    if pc.count_distinct(arrow_column(encoded["train"], "label")).as_py() < 2: raise ValueError("every row of train has the same label, expected different numbers: name the right column with label_column=")
+    if pc.count_distinct(arrow_column(encoded["train"], "label")).as_py() < 2:
+        raise ValueError("every row of train has the same label, expected different numbers: name the right column with label_column=")
     return encoded
 
 # %% ../nbs/00_columns.ipynb #bad19a8b

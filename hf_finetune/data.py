@@ -142,7 +142,9 @@ def _check_all_learned(train: Dataset) -> None:
     "Raise an error if train shows one of its labels in no row."
     names, there = train.features["label"].feature.names, pc.unique(pc.list_flatten(arrow_column(train, "label"))).to_pylist()
     lost = [name for i, name in enumerate(names) if i not in there]
-    if lost: raise ValueError(f"the label {shorten(list(map(repr, lost)))} has too few rows to be in train beside the other splits: add rows, take it out, or give all three splits yourself")
+    if lost:
+        raise ValueError(f"the label {shorten(list(map(repr, lost)))} has too few rows to be in train beside the other splits: "
+                         "add rows, take it out, or give all three splits yourself")
 
 # %% ../nbs/00_data.ipynb #3b4c5433
 def drop_secret_splits(
@@ -349,7 +351,8 @@ def load_data(
     "Load rows from anywhere into three splits with texts, labels and their names."
     named = dict(text_column=text_column, text_pair_column=text_pair_column, label_column=label_column)
     before = source_of(source) if _is_loaded(source) and not any(named.values()) else None
-    if before and seed not in (42, before["seed"]): raise ValueError(f"seed={seed!r}: the data is loaded and cut with seed {before['seed']}; give the seed where it is loaded from its source")
+    if before and seed not in (42, before["seed"]):
+        raise ValueError(f"seed={seed!r}: the data is loaded and cut with seed {before['seed']}; give the seed where it is loaded from its source")
     if before and problem_type is None: return check_loaded(source)
     if not isinstance(seed, int) or isinstance(seed, bool): raise ValueError(f"seed={seed!r}: expected a whole number")
     if problem_type not in (None, *PROBLEM_TYPES): raise ValueError(f"problem_type={problem_type!r}: expected one of {', '.join(PROBLEM_TYPES)}")
@@ -530,7 +533,8 @@ def describe_data(
     if tokenizer is None and max_length is not None: raise ValueError(f"max_length={max_length} counts tokens: give a tokenizer too")
     if tokenizer is not None and not callable(tokenizer):
         raise ValueError(f"tokenizer={tokenizer!r}: expected a tokenizer, such as load_tokenizer gives")
-    if max_length is not None and (not isinstance(max_length, Integral) or max_length < 1): raise ValueError(f"max_length={max_length!r}: expected a whole number of at least 1")
+    if max_length is not None and (not isinstance(max_length, Integral) or max_length < 1):
+        raise ValueError(f"max_length={max_length!r}: expected a whole number of at least 1")
     if max_length is None and tokenizer is not None: max_length = min(128, tokenizer.model_max_length)
     scans = _scan_splits(parts)
     leaks = Counter(_leaking_rows(parts, scans)["split"])
@@ -552,6 +556,8 @@ def describe_data(
             table[split] |= _quantiles(lengths[split], "tokens") | {f"share truncated at {max_length} tokens": cut}
         table[split] |= balance
     notes = "Repeats are found with case and punctuation ignored; the length of a pair is that of both texts."
-    if tokenizer is not None: notes += f" Tokens are counted in at most {TOKEN_SAMPLE:,} evenly spaced rows of a split, and estimated where a text has more than {HEAD:,} characters."
+    if tokenizer is not None:
+        notes += (f" Tokens are counted in at most {TOKEN_SAMPLE:,} evenly spaced rows of a split, "
+                  f"and estimated where a text has more than {HEAD:,} characters.")
     unit = "characters" if tokenizer is None else "tokens"
     return DataDescription(pd.DataFrame(list(table.values()), list(table)), task, unit, lengths, labels, notes)

@@ -230,7 +230,8 @@ def _array(values: Any, name: str, where: str) -> pa.Array | pa.ChunkedArray:
     if isinstance(values, pd.Series) and isinstance(values.dtype, pd.CategoricalDtype): values = values.astype(object)
     if isinstance(values, np.ndarray) and values.ndim == 2: values = list(values)
     try: return pa.array(values, from_pandas=True)
-    except OverflowError: raise ValueError(f"{where}: column {name!r} holds whole numbers of more than 64 bits, expected smaller ones: write them as texts") from None
+    except OverflowError:
+        raise ValueError(f"{where}: column {name!r} holds whole numbers of more than 64 bits, expected smaller ones: write them as texts") from None
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         lists = all(isinstance(value, (list, tuple)) for value in values if value is not None)
         found = sorted({type(value).__name__ for value in (itertools.chain(*filter(None, values)) if lists else values) if value is not None})

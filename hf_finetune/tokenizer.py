@@ -124,7 +124,8 @@ def load_tokenizer(
     source = find_pretrained(name)
     try: tokenizer, limit = AutoTokenizer.from_pretrained(source, trust_remote_code=False), _position_limit(source)
     except Exception as error:  # from KeyError to ImportError, by model
-        raise ValueError(f"the tokenizer of `{name}` does not load ({(str(error).strip() or type(error).__name__).splitlines()[0]}): give another model, or save its tokenizer again") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"the tokenizer of `{name}` does not load ({reason}): give another model, or save its tokenizer again") from error
     _check_vocabulary(tokenizer, source)
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_truncation()
@@ -210,8 +211,10 @@ def choose_max_length(
     if whole(limit) >= 0.99: return limit, f"{whole(limit):.1%} of {rows} have no more tokens"
     if whole(wide) >= 0.99:
         length = min(enough(0.99), wide)
-        return length, f"{whole(length):.1%} of {rows} have no more tokens, while {limit} would cut {1 - whole(limit):.0%} of them and save {1 - 1/cost(length):.0%} of the tokens"
-    reason = f"half of {rows} have {about}{np.median(lengths):.0f} tokens or more, and {limit} tokens keep {np.minimum(lengths, limit).sum()/lengths.sum():.0%} of all tokens"
+        saved = f"{limit} would cut {1 - whole(limit):.0%} of them and save {1 - 1/cost(length):.0%} of the tokens"
+        return length, f"{whole(length):.1%} of {rows} have no more tokens, while {saved}"
+    kept = f"{limit} tokens keep {np.minimum(lengths, limit).sum()/lengths.sum():.0%} of all tokens"
+    reason = f"half of {rows} have {about}{np.median(lengths):.0f} tokens or more, and {kept}"
     if limit == most: return limit, f"{reason}; the model takes no more"
     length = min(enough(0.95), most)
     return limit, f"{reason}; {length} would leave {whole(length):.0%} of the rows whole and read {cost(length):.1f} times as many tokens"
