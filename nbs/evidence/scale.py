@@ -74,16 +74,18 @@ def write_rows(path: Path, rows: int) -> None:
         for row, text in enumerate(made_up(rows, seed=0)): table.writerow([text, ("even", "odd")[row % 2]])
 
 
-def pass_over(sampler: Any, every: int, counts: dict[str, int]) -> Iterator[list[int]]:
+def pass_over(sampler: Any, every: int, counts: dict[str, int], seen: Any) -> Iterator[list[int]]:
     "All batches of an epoch, of which only some are handed on."
     for number, batch in enumerate(sampler):
         counts["batches"] += 1
         counts["rows_in_batches"] += len(batch)
+        seen[batch] += 1
         if number % every == 0: yield batch
 
 
 def count_rows(job: dict[str, Any], path: Path) -> dict[str, Any]:
     "In the child: from a CSV file to padded batches, stage by stage."
+    import numpy as np
     from torch.utils.data import DataLoader
     from hf_finetune.collator import LengthGroupedBatchSampler, load_collator
     from hf_finetune.data import load_data
@@ -93,12 +95,12 @@ def count_rows(job: dict[str, Any], path: Path) -> dict[str, Any]:
     with Stage(stages, "load_data"): data = load_data(str(path))
     with Stage(stages, "tokenize_data"): rows = tokenize_data(data, tokenizer, MAX_LENGTH)["train"]
     with Stage(stages, "batches"):
-        sampler = LengthGroupedBatchSampler(rows["length"][:], BATCH_SIZE, seed=0)
-        for batch in DataLoader(rows, batch_sampler=pass_over(sampler, job["every"], counts), collate_fn=load_collator(tokenizer)):
+        sampler, seen = LengthGroupedBatchSampler(rows.with_format("numpy")["length"][:], BATCH_SIZE, seed=0), np.zeros(len(rows), np.int8)
+        for batch in DataLoader(rows, batch_sampler=pass_over(sampler, job["every"], counts, seen), collate_fn=load_collator(tokenizer)):
             counts["padded_batches"] += 1
             counts["tokens"] += batch["input_ids"].numel()
             counts["real_tokens"] += int(batch["attention_mask"].sum())
-    return dict(csv_bytes=path.stat().st_size, train_rows=len(rows), stages=stages, max_rss_bytes=memory("VmHWM"), **counts)
+    return dict(csv_bytes=path.stat().st_size, train_rows=len(rows), stages=stages, max_rss_bytes=memory("VmHWM"), each_row_once=bool((seen == 1).all()), **counts)
 
 
 def tokenize_pairs(job: dict[str, Any]) -> dict[str, Any]:
