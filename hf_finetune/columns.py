@@ -69,9 +69,12 @@ def find_text(
     head = data.select(range(min(len(data), 1000)))
     def likeness(name: str) -> tuple[bool, float]:
         values = arrow_column(head, name)
-        is_code = pc.match_substring_regex(values, "^[!-~]*$") # Ids and addresses: ASCII without a space
+        is_code = pc.match_substring_regex(values, r"^([!-~]*|\w+://.*)$") # Ids and addresses: ASCII without a space
         return (pc.mean(is_code.cast("int8")).as_py() or 0) < 0.5, pc.mean(pc.utf8_length(values)).as_py() or 0
-    return max(free, key=likeness), None
+    best = max(free, key=likeness)
+    if len(free) > 1 and not likeness(best)[0]:
+        raise ValueError(f"several columns could be the text ({', '.join(map(repr, free))}), and none has more than one word: name one with text_column=")
+    return best, None
 
 # %% ../nbs/00_columns.ipynb #4595fa6f
 def find_label(

@@ -10,7 +10,7 @@ __all__ = ['FILE_FORMATS', 'PIECE', 'PIECE_CHARACTERS', 'IN_MEMORY', 'BUILT_IN_D
            'name_splits', 'read_folder', 'Source', 'read_part', 'read_source']
 
 # %% ../nbs/00_reading.ipynb #8261e3ec
-import csv, difflib, gzip, hashlib, importlib.metadata, importlib.util, itertools, json, os, re, sys, threading, urllib.error, urllib.request
+import csv, difflib, gzip, hashlib, importlib.metadata, importlib.util, itertools, json, os, re, sys, threading, urllib.error, urllib.request, zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -66,7 +66,8 @@ def check_encoding(
 def _separator(path: Path) -> str:
     "Tab for .tsv, and for .csv what its first line says."
     if ".csv" not in path.name.lower(): return "\t"
-    with _open(path) as lines: first = lines.readline()
+    with _open(path) as lines: first = next(filter(str.strip, lines), "")
+    if re.fullmatch("\\s*sep=.\\s*", first): raise ValueError(f"{path.name} begins with {first.strip()!r}, expected column names: take that line out")
     marks = [mark for mark in ",;\t|" if mark in first] or [","]
     even = [mark for mark in marks if _is_even(path, mark)] if len(marks) > 1 else marks
     if len(even) > 1:
@@ -206,7 +207,10 @@ def keep_rows(
         tell(f"{path.name}: {target.parent} cannot be written ({error.strerror}), so the rows stay in memory")
         return _as_rows(list(read()), path.name)
     pa.default_memory_pool().release_unused()
-    return Dataset.from_file(str(target))
+    try: return Dataset.from_file(str(target))
+    except (pa.ArrowInvalid, OSError): # Damaged since
+        write_pieces(read(), schema, target)
+        return Dataset.from_file(str(target))
 
 # %% ../nbs/00_reading.ipynb #5a56458e
 def read_tabbed(
@@ -232,6 +236,8 @@ def _array(values: Any, name: str, where: str) -> pa.Array | pa.ChunkedArray:
     try: return pa.array(values, from_pandas=True)
     except OverflowError:
         raise ValueError(f"{where}: column {name!r} holds whole numbers of more than 64 bits, expected smaller ones: write them as texts") from None
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where}: column {name!r} holds {error.object[:40]!r} with half a character in it, such as a cut emoji: correct it") from None
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         lists = all(isinstance(value, (list, tuple)) for value in values if value is not None)
         found = sorted({type(value).__name__ for value in (itertools.chain(*filter(None, values)) if lists else values) if value is not None})
@@ -267,9 +273,11 @@ def read_json_lines(
 ) -> Iterator[pa.Table]: # Its rows in pieces
     "Read JSON lines."
     def record(number: int, line: str) -> Any:
-        try: return json.loads(line)
+        try: found = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path.name}, line {number}: {error.msg}; expected one JSON record per line") from None
+        if not isinstance(found, Mapping): raise ValueError(f"{path.name}, line {number}: found one {type(found).__name__}, expected one JSON record per line")
+        return found
     with _open(path) as lines:
         numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
         for piece in in_pieces(numbered, lambda found: len(found[1])): yield table_of_records([record(*found) for found in piece], path.name)
@@ -322,7 +330,8 @@ def read_file(
         if suffix == ".csv": return keep_rows(lambda: read_delimited(path), path)
         if suffix in (".tsv", ".tab", ".txt"): return read_tabbed(path)
     except UnicodeDecodeError: check_encoding(path)
-    except (pa.ArrowInvalid, gzip.BadGzipFile, EOFError) as error:
+    except (pa.ArrowInvalid, EOFError, zlib.error, OSError) as error:
+        if getattr(error, "errno", None): raise # Not allowed, not there, no room
         raise ValueError(f"{path.name} is damaged: {error}") from error
     raise ValueError(f"{path.name}: expected {FILE_FORMATS}, found {suffix or 'no suffix'}")
 
@@ -410,16 +419,21 @@ def read_folder(
     if (folder / "dataset_dict.json").exists(): return dict(DatasetDict.load_from_disk(str(folder)))
     splits, numbers = {}, {} # Of each split its files, and the numbers that they should bear
     for path in sorted(folder.iterdir()):
-        split, number, count = re.fullmatch(r"(.+?)(?:-(\d{5})-of-(\d{5}))?", path.name.split(".")[0] or "-").groups()
+        split, number, count = re.fullmatch(r"(.+?)(?:-(\d{5})-of-(\d{5})(?:-[0-9a-f]{16})?)?", path.name.split(".")[0] or "-").groups()
         if not path.is_file() or not name_splits([split]): continue
         splits.setdefault(split, []).append(path)
         numbers.setdefault(split, []).append((number, count))
     def is_whole(found: list[tuple]) -> bool: return found == [(None, None)] or found == [(f"{i:05}", f"{len(found):05}") for i in range(len(found))]
-    if "train" not in name_splits(splits) or not all(map(is_whole, numbers.values())):
+    trains = [split for split in splits if name_splits([split]).get("train")]
+    unclear = len(trains) > 1 and name_splits(splits)["train"].lower() not in SPLIT_NAMES["train"] # Such as train_1 and train_2
+    if not trains or unclear or not all(map(is_whole, numbers.values())):
         inside = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise ValueError(f"the folder {folder} holds {inside}; expected one file per split, or all its numbered parts: "
                          "train.csv, and perhaps validation.csv and test.csv")
-    return {split: datasets.concatenate_datasets([read_file(path) for path in paths]) for split, paths in splits.items()}
+    def join(split: str, parts: list[Dataset]) -> Dataset:
+        try: return datasets.concatenate_datasets(parts)
+        except ValueError as error: raise ValueError(f"the parts of {split} in {folder} differ in what their columns hold: {' '.join(str(error).split())}") from None
+    return {split: join(split, [read_file(path) for path in paths]) for split, paths in splits.items()}
 
 # %% ../nbs/00_reading.ipynb #17eec70c
 @dataclass

@@ -9,7 +9,7 @@ __all__ = ['FIELDS', 'RENAMED', 'OWNED', 'RANGES', 'SWITCHES', 'DEFAULTS', 'SAVI
            'SaveOnInterrupt', 'candidates_of', 'RunFolder', 'describe_run', 'run_fingerprint', 'check_folder', 'alone',
            'new_folder', 'warn_if_wiped', 'plot_learning', 'plot_confusion', 'history_of', 'RunRecord', 'Run',
            'build_trainer', 'explain_refusal', 'rehearse', 'choose_precision', 'model_label', 'versions', 'finetune',
-           'one_metric', 'cut_steps', 'start_run', 'finish_run', 'train_run']
+           'one_metric', 'check_budget', 'cut_steps', 'start_run', 'finish_run', 'train_run']
 
 # %% ../nbs/08_training.ipynb #65d77ac1
 import dataclasses
@@ -795,6 +795,8 @@ def finetune(
     training_arguments = {name: _plain_number(value) for name, value in training_arguments.items()}
     same_of_trainer = training_arguments.pop("metric_for_best_model", None)
     one_metric(metric, same_of_trainer)
+    max_tokens = _plain_number(max_tokens)
+    check_budget(max_tokens, training_arguments.get("train_sampling_strategy", "group_by_length"))
     if not isinstance(callbacks, Sequence):
         raise ValueError(f"callbacks must be a list of TrainerCallbacks, found {callbacks!r}")
     if output_dir is not None and (not isinstance(output_dir, (str, Path)) or not str(output_dir)):
@@ -818,7 +820,6 @@ def finetune(
     max_length = resolve_max_length(tokenizer, max_length, pair)
     arguments = default_arguments(built.config, len(data["train"]), training_arguments, pair)
     description = describe_run(data, model_label(model), start_digest(model, built), metric, max_length, arguments, callbacks)
-    max_tokens = _plain_number(max_tokens)
     if max_tokens is not None: description["max_tokens"] = max_tokens
     settings = dict(
         fingerprint=run_fingerprint(description), description=description, model=str(source),
@@ -845,6 +846,17 @@ def one_metric(
     return metric_key(found)
 
 # %% ../nbs/08_training.ipynb #a0aec288
+def check_budget(
+    max_tokens: int | None, # As given to finetune
+    strategy: str,          # As train_sampling_strategy
+) -> None:
+    "Raise a ValueError unless a budget is a whole number and goes with batches of similar length."
+    if max_tokens is None: return
+    if isinstance(max_tokens, bool) or not isinstance(max_tokens, Integral) or max_tokens < 1:
+        raise ValueError(f"max_tokens must be a whole number of at least 1, found {max_tokens!r}")
+    if strategy != "group_by_length":
+        raise ValueError(f"max_tokens works with batches of similar length: leave train_sampling_strategy={strategy!r} out")
+
 def cut_steps(
     arguments: TrainingArguments, # Changed in place
     rows: Dataset,                # Tokenized, of the training split
@@ -852,9 +864,8 @@ def cut_steps(
     collator: Any = None,         # Pads the batches; None if every batch is as wide as its longest row
 ) -> None:
     "Accumulate gradients over as many batches as a budget of tokens makes of one."
+    check_budget(max_tokens, arguments.train_sampling_strategy)
     if max_tokens is None: return
-    if arguments.train_sampling_strategy != "group_by_length":
-        raise ValueError(f"max_tokens works with batches of similar length: leave train_sampling_strategy={arguments.train_sampling_strategy!r} out")
     sampler = group_rows(rows, arguments, max_tokens, collator)
     arguments.gradient_accumulation_steps *= sampler.micro_batches
     if sampler.micro_batches > 1:
