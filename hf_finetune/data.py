@@ -33,19 +33,19 @@ def normalise_text(
 ) -> str:      # Its words in lower case, one space between them
     "What is left of a text when case, punctuation and white space are ignored."
     if BEYOND_LATIN.search(text):
-        text = unicodedata.normalize("NFC", text)
-        text = "".join(" " if is_ignored(character) else character for character in text.casefold())
-        return " ".join(text.split()) or text.strip()
-    return " ".join(re.findall(r"\w+", text.casefold())) or text.strip() # ":-)" has no words and is still not ":-("
+        folded = unicodedata.normalize("NFC", text).casefold()
+        words = "".join(" " if is_ignored(character) else character for character in folded).split()
+    else: words = re.findall(r"\w+", text.casefold())
+    return " ".join(words) or text.strip() # ":-)" has no words and is still not ":-("
 
 BEYOND_LATIN = re.compile("[^\0-\u02ff\u2000-\u206f\u20a0-\u20cf]")
 
 def is_ignored(
     character: str, # One, of any script
-) -> bool:          # False for letters, digits, emoji, and the vowel signs and accents that follow letters
+) -> bool:          # False for letters, digits, and the vowel signs and accents that follow letters
     "Whether a character separates words."
-    kind = unicodedata.category(character)
-    return not (character.isalnum() or character == "_" or kind.startswith("M") or kind == "So" and character >= "\u2600")
+    is_sign = unicodedata.category(character) in ("Mn", "Mc") and not "\ufe00" <= character <= "\ufe0f" # Those choose how an emoji is drawn
+    return not (character.isalnum() or character == "_" or is_sign)
 
 # %% ../nbs/00_data.ipynb #9faecc23
 def row_digest(

@@ -8,8 +8,8 @@ import contextlib
 import csv
 import hashlib
 import io
-import random
 import json
+import random
 import re
 import sys
 import tempfile
