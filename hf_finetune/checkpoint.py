@@ -231,12 +231,14 @@ def record_best(
     candidates: Sequence[Candidate], # All evaluation points so far
     metric: str,                     # With or without eval_
     finished: bool = False,          # Whether the training is over
+    direction: str | None = None,    # maximize or minimize; that of the metric if None
 ) -> BestCheckpoint:                 # As it was written
     "Select the best candidate and write best_checkpoint.json."
-    best, name = select_best(candidates, metric), metric_key(metric)
+    direction = direction or direction_of(metric)
+    best, name = select_best(candidates, metric, direction), metric_key(metric)
     weights = folder / f"checkpoint-{best.step}" / "model.safetensors"
     described = dict(file=weights.name, size=weights.stat().st_size, sha256=file_sha256(weights))
-    manifest = BestCheckpoint(folder, weights.parent.name, best.step, best.epoch, name, best.value(name), direction_of(name),
+    manifest = BestCheckpoint(folder, weights.parent.name, best.step, best.epoch, name, best.value(name), direction,
                               described, list(candidates), finished)
     manifest.write()
     return manifest
