@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'RENAMED', 'OWNED', 'RANGES', 'SWITCHES', 'DEFAULTS', 'SAVING', 'TIMINGS', 'NEUTRAL', 'CONFUSION_LABELS',
-           'check_arguments', 'default_arguments', 'build_arguments', 'build_loss', 'checkpoint_bytes', 'check_space',
-           'read_lengths', 'group_rows', 'FinetuneTrainer', 'TrainingProgress', 'tell_warnings', 'EvaluationLine',
-           'SaveOnInterrupt', 'candidates_of', 'RunFolder', 'describe_run', 'run_fingerprint', 'check_folder', 'alone',
-           'new_folder', 'warn_if_wiped', 'plot_learning', 'plot_confusion', 'history_of', 'RunRecord', 'Run',
-           'build_trainer', 'explain_refusal', 'rehearse', 'choose_precision', 'model_label', 'versions', 'finetune',
-           'one_metric', 'check_budget', 'cut_steps', 'start_run', 'finish_run', 'train_run']
+           'check_arguments', 'default_arguments', 'build_arguments', 'build_loss', 'weigh_classes', 'checkpoint_bytes',
+           'check_space', 'read_lengths', 'group_rows', 'FinetuneTrainer', 'TrainingProgress', 'tell_warnings',
+           'EvaluationLine', 'SaveOnInterrupt', 'candidates_of', 'RunFolder', 'describe_run', 'run_fingerprint',
+           'check_folder', 'alone', 'new_folder', 'warn_if_wiped', 'plot_learning', 'count_confusions',
+           'plot_confusion', 'history_of', 'RunRecord', 'Run', 'build_trainer', 'explain_refusal', 'rehearse',
+           'choose_precision', 'model_label', 'versions', 'finetune', 'one_metric', 'describe_metric', 'check_budget',
+           'cut_steps', 'start_run', 'finish_run', 'train_run']
 
 # %% ../nbs/08_training.ipynb #65d77ac1
 import dataclasses
@@ -17,6 +18,7 @@ import difflib
 import errno
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import math
 import os
@@ -53,11 +55,12 @@ from .collator import LengthGroupedBatchSampler, load_collator
 from .columns import label_names, problem_type
 from .data import data_fingerprint, data_name, load_data, source_of
 from .device import pick_device, pick_precision, precision_arguments
-from .inference import Predictor, usable_precision
-from .metrics import TASK_METRICS, build_compute_metrics, check_metric, direction_of, metric_key
+from .inference import Predictor, read_temperature, usable_precision
+from .metrics import TASK_METRICS, Outputs, Score, build_compute_metrics, check_metric, direction_of, find_score, keep_logits, known_metrics, metric_key
 from .model import ModelSource, build_model, fast_dropout, keep_embedding_gradients, quiet_transformers, start_digest
 from .reading import is_interactive, tell
 from .tokenizer import choose_max_length, load_tokenizer, resolve_max_length, tokenize_data
+from .uncertainty import Interval, bootstrap_interval
 
 # %% ../nbs/08_training.ipynb #f3837125
 FIELDS = tuple(field.name for field in dataclasses.fields(TrainingArguments))
@@ -186,7 +189,7 @@ def build_arguments(
     output_dir: str | Path,       # The run folder
     arguments: Mapping[str, Any], # As default_arguments gives them
     rows: int,                    # Rows of the training split
-    metric: str,                  # Metric that names the best checkpoint
+    metric: str | Score,          # Metric that names the best checkpoint
     precision: Mapping[str, Any], # As precision_arguments gives it
 ) -> TrainingArguments:           # For FinetuneTrainer, or for a plain Trainer
     "TrainingArguments for a run: the caller's, the recipe's, the machine's and those that the library owns."
@@ -194,7 +197,7 @@ def build_arguments(
     steps = math.ceil(rows / (owned["per_device_train_batch_size"] * owned.get("gradient_accumulation_steps", 1)))
     total = owned.get("max_steps", -1)
     total = total if total > 0 else math.ceil(steps * owned["num_train_epochs"])
-    settings = dict(per_device_eval_batch_size=64, disable_tqdm=not is_interactive(), report_to="none",
+    settings = dict(per_device_eval_batch_size=64, eval_accumulation_steps=16, disable_tqdm=not is_interactive(), report_to="none",
                     logging_steps=max(1, min(total // 20, steps // 4)))
     args = TrainingArguments(**{**settings, **owned, **precision}, output_dir=str(output_dir),
                              eval_strategy="epoch", save_strategy="epoch", metric_for_best_model=metric_key(metric), greater_is_better=direction_of(metric) == "maximize",
@@ -206,15 +209,46 @@ def build_arguments(
 def build_loss(
     label_smoothing_factor: float = 0.0, # Share of the target spread over all labels, in training only; for one class per row
     problem_type: str = "single_label_classification", # As problem_type(data) gives it
+    class_weight: Sequence[float] | None = None, # Weight of the rows of each class, in training only; for one class per row
 ) -> Callable[..., torch.Tensor]:        # For the Trainer's compute_loss_func
     "The loss of each row, summed and divided by the rows of the whole optimizer step."
+    weights = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float32)
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
         logits = outputs["logits"].float()
         if problem_type == "regression": rows = mse_loss(logits[:, 0], labels.float(), reduction="none")
         elif problem_type == "multi_label_classification": rows = binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").mean(1)
         else: rows = cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing_factor if logits.requires_grad else 0.0)
+        if weights is not None and logits.requires_grad: rows = rows * weights.to(rows.device)[labels]
         return rows.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
     return loss
+
+# %% ../nbs/08_training.ipynb #e030678c
+def weigh_classes(
+    class_weight: str | Mapping[str, float] | None, # balanced, or a weight for each label, 1 for those left out
+    data: DatasetDict,  # As load_data gives it
+    problem_type: str,  # As problem_type(data) gives it
+) -> dict[str, float] | None: # Weight of each label; None if none are asked for
+    "Weights of the classes, scaled to mean 1 over the rows of the training split."
+    if class_weight is None: return None
+    if problem_type != "single_label_classification":
+        raise ValueError(f"class_weight is for data with one class per row, and this is a {problem_type.replace('_', ' ')}: leave it out")
+    names = label_names(data)
+    counts = np.bincount(data["train"]["label"], minlength=len(names))
+    if isinstance(class_weight, str) and class_weight == "balanced": weights = 1 / np.maximum(counts, 1)
+    elif isinstance(class_weight, Mapping): weights = _asked_weights(class_weight, names)
+    else: raise ValueError(f"class_weight must be balanced or a weight for each label ({', '.join(names[:5])}), found {class_weight!r}")
+    total = float((weights * counts).sum())
+    if total == 0: raise ValueError("class_weight gives every training row the weight 0: give at least one of their labels a weight above 0")
+    return dict(zip(names, (weights * counts.sum() / total).tolist()))
+
+def _asked_weights(class_weight: Mapping[str, float], names: Sequence[str]) -> np.ndarray:
+    asked = {str(name): weight for name, weight in class_weight.items()}
+    unknown = [name for name in asked if name not in names]
+    if unknown:
+        raise ValueError(f"class_weight names {', '.join(unknown[:3])}, which is no label: the labels are {', '.join(names[:5])}{' …' if len(names) > 5 else ''}")
+    wrong = [f"{name}: {weight!r}" for name, weight in asked.items() if not _number(weight) or weight < 0]
+    if wrong: raise ValueError(f"a class weight must be a number of at least 0, found {', '.join(wrong)}")
+    return np.array([float(asked.get(name, 1)) for name in names])
 
 # %% ../nbs/08_training.ipynb #c3777308
 def checkpoint_bytes(
@@ -377,14 +411,15 @@ class RunFolder(TrainerCallback):
         folder: Path,      # The run folder
         fingerprint: str,  # Of the run
         metric: str,       # That names the best checkpoint
+        direction: str | None = None, # maximize or minimize; that of the metric if None
     ):
-        self.folder, self.fingerprint, self.metric = folder, fingerprint, metric
+        self.folder, self.fingerprint, self.metric, self.direction = folder, fingerprint, metric, direction
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero: return
         write_text(self.folder / "history.csv", pd.DataFrame(state.log_history).to_csv(index=False))
         candidates = candidates_of(state.log_history)
-        best = record_best(self.folder, candidates, self.metric).step if candidates else state.global_step
+        best = record_best(self.folder, candidates, self.metric, direction=self.direction).step if candidates else state.global_step
         rotate_checkpoints(self.folder, self.fingerprint, best, state.global_step)
 
 # %% ../nbs/08_training.ipynb #bb2489f8
@@ -487,6 +522,7 @@ def plot_learning(
     history: pd.DataFrame, # As Run.history
     log: pd.DataFrame,     # Content of history.csv
     metric: str,           # Drawn on the right
+    direction: str,        # maximize or minimize
     axes: Any,             # Two matplotlib axes
 ) -> None:
     "Training and validation loss, and the metric, over epochs."
@@ -496,12 +532,21 @@ def plot_learning(
     axes[0].set(xlabel="epoch", ylabel="loss", ylim=(0, None), title="Loss")
     axes[0].legend()
     score = history["validation_loss" if metric == "loss" else metric]
-    best = score.idxmax() if direction_of(metric) == "maximize" else score.idxmin()
+    best = score.idxmax() if direction == "maximize" else score.idxmin()
     axes[1].plot(history["epoch"], score, color="black", marker="o")
     axes[1].plot(history["epoch"][best], score[best], marker="o", markersize=14, fillstyle="none", color="black")
     axes[1].set(xlabel="epoch", ylabel=metric, title=f"Best: {score[best]:.4f} after epoch {history['epoch'][best]:g}")
 
 CONFUSION_LABELS = 200 # With more of them nobody sees anything, and the table grows with the square
+
+def count_confusions(
+    outputs: Outputs, # Of one split
+) -> dict[str, Any] | None: # labels, and counts with the true label in the row and the predicted one in the column; None where that says nothing
+    "What is taken for what."
+    if outputs.problem_type != "single_label_classification" or len(outputs.label_names) > CONFUSION_LABELS: return None
+    counts = np.zeros((len(outputs.label_names),) * 2, dtype=int)
+    np.add.at(counts, (outputs.labels, outputs.predictions), 1)
+    return dict(labels=outputs.label_names, counts=counts.tolist())
 
 def plot_confusion(
     matrix: np.ndarray,    # Counts, true label in the row, predicted in the column
@@ -575,7 +620,7 @@ class RunRecord:
         plt.close(figure)                                           # Nor should it be drawn twice
         confusion = self.scores.get("confusion_matrix")
         axes = figure.subplots(1, 3 if confusion else 2)
-        plot_learning(self.history, self.log, self.settings["metric"], axes[:2])
+        plot_learning(self.history, self.log, self.best.metric, self.best.direction, axes[:2])
         if confusion: plot_confusion(np.array(confusion["counts"]), confusion["labels"], axes[2])
         return figure
 
@@ -583,7 +628,7 @@ class RunRecord:
         "Write learning_curves.png, and where each row has one class confusion_matrix.png, into the run folder."
         if not is_first_process(): return
         learning, confusion = Figure(figsize=(8, 3.6), layout="constrained"), Figure(figsize=(5, 4.5), layout="constrained")
-        plot_learning(self.history, self.log, self.settings["metric"], learning.subplots(1, 2))
+        plot_learning(self.history, self.log, self.best.metric, self.best.direction, learning.subplots(1, 2))
         learning.savefig(self.folder / "learning_curves.png", dpi=100)
         found = self.scores.get("confusion_matrix")
         if not found: return
@@ -613,11 +658,27 @@ class Run(RunRecord):
         folder: str | Path,              # The run folder
         data: DatasetDict | None = None, # Its data, if at hand; else it is loaded again where that is possible
         rows: DatasetDict | None = None, # The same, tokenized, if at hand
+        metric: Score | None = None,     # The run's own metric if it is a function of yours, which no file holds
     ):
         super().__init__(folder)
         needed = ["data", "description", "labels", "text_pair", "metric", "max_length", "arguments", "precision"]
         read_run(folder, needed)
-        self._data, self._rows = data, dict(rows or {})
+        self._data, self._rows, self._outputs = data, dict(rows or {}), {}
+        self._metric = self._metric_of(metric)
+
+    def _metric_of(self, metric: Score | None) -> str | Score:
+        name = self.settings["metric"]
+        if metric is not None and metric_key(metric) != name:
+            raise ValueError(f"{self.folder} was trained for the metric {name}, found {metric_key(metric)}: give that one, or leave it out")
+        if metric is None and not self._is_known(name):
+            tell(f"{name} is a function of your own, and is not computed again: Run(folder, metric=...) takes it")
+            return "loss"
+        return name if metric is None else metric
+
+    @staticmethod
+    def _is_known(name: str) -> bool:
+        try: return bool(direction_of(name))
+        except ValueError: return False
 
     @cached_property
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -669,9 +730,8 @@ class Run(RunRecord):
     def _trainer(self, rows: Mapping[str, Dataset]) -> FinetuneTrainer:
         precision = usable_precision(self.settings["precision"], self.model.device)
         machine = precision_arguments(self.model.device, precision)
-        asked, metric = self.settings["arguments"], self.settings["metric"]
-        arguments = build_arguments(self.folder, asked, self.settings["data"]["rows"]["train"], metric, machine)
-        return build_trainer(self.model, self.tokenizer, arguments, metric, rows, max_length=self.settings["max_length"])
+        arguments = build_arguments(self.folder, self.settings["arguments"], self.settings["data"]["rows"]["train"], self._metric, machine)
+        return build_trainer(self.model, self.tokenizer, arguments, self._metric, rows, max_length=self.settings["max_length"])
 
     def evaluate(self,
         split: str = "validation", # Or test, or train
@@ -680,18 +740,28 @@ class Run(RunRecord):
         if split not in self.data: raise ValueError(f"split must be one of {', '.join(self.data)}, found {split!r}")
         rows = self._tokenized(split)
         output = self._trainer(dict(validation=rows)).predict(rows, metric_key_prefix="eval")
-        self._confusion = None
-        if self.model.config.problem_type == "single_label_classification" and self.model.config.num_labels <= CONFUSION_LABELS:
-            self._confusion = np.zeros((self.model.config.num_labels,) * 2, dtype=int)
-            np.add.at(self._confusion, (output.label_ids, output.predictions.argmax(-1)), 1)
+        kind = self.model.config.problem_type
+        self._outputs[split] = Outputs(output.predictions, output.label_ids, kind, None if kind == "regression" else self.settings["labels"])
         return {metric_key(name): value for name, value in output.metrics.items() if metric_key(name) not in TIMINGS}
 
-    def test(self) -> dict[str, float]: # Loss and metrics on the test split
-        "Score the best checkpoint on the test split, and note it in metrics.json."
-        before, scores = self.scores, self.evaluate("test")
-        noted = {name: dict(value=value) for name, value in scores.items()}
-        write_json(self.folder / "metrics.json", {**before, "test": noted})
-        return scores
+    def outputs(self,
+        split: str = "validation", # Or test, or train
+    ) -> Outputs:                  # In row order
+        "Logits of the best checkpoint and true labels of one split, for the page evaluation and for scores of your own."
+        if split not in self._outputs: self.evaluate(split)
+        return self._outputs[split]
+
+    def test(self) -> dict[str, Interval]: # Loss and metrics on the test split
+        "Score the best checkpoint on the test split, each score with its 95% interval, and note it in metrics.json."
+        before, scores, outputs = self.scores, self.evaluate("test"), self.outputs("test")
+        found = {name: dataclasses.replace(self._interval(name, outputs), value=value) for name, value in scores.items()}
+        write_json(self.folder / "metrics.json", {**before, "test": {name: dict(value=score.value, low=score.low, high=score.high) for name, score in found.items()}})
+        return found
+
+    def _interval(self, name: str, outputs: Outputs) -> Interval:
+        if name == "loss": return bootstrap_interval(Score(name, lambda losses, _: losses.mean(), "minimize", "numbers"), outputs.losses, outputs.losses)
+        score = find_score(self._metric if metric_key(self._metric) == name else name, outputs.problem_type, len(outputs.label_names))
+        return bootstrap_interval(score, *outputs.given_to(score))
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -702,28 +772,33 @@ class Run(RunRecord):
     def predict(self,
         texts: Sequence[str],                    # One string per row
         text_pairs: Sequence[str] | None = None, # Second text of each row, for a model of pairs
+        calibrated: bool = False,                # Divide the logits by the temperature that calibrate noted in the folder
+        threshold: float | Sequence[float] | None = None, # Probability above which class 1 of two, or a label, is given: 0.5 if None
     ) -> list[dict[str, Any]]:                   # Per row what Predictor answers
         "Labels with probabilities, or numbers, in the order of the rows."
-        return self.predictor(texts, text_pairs)
+        temperature = read_temperature(self.folder) if calibrated else 1.0
+        return dataclasses.replace(self.predictor, temperature=temperature, threshold=threshold)(texts, text_pairs)
 
 # %% ../nbs/08_training.ipynb #d04ff98d
 def build_trainer(
     model: PreTrainedModel,             # With a classification head
     tokenizer: PreTrainedTokenizerBase, # Saved into every checkpoint
     arguments: TrainingArguments,       # As build_arguments gives them
-    metric: str,                        # Computed beside those of TASK_METRICS
+    metric: str | Score,                # Computed beside those of TASK_METRICS
     rows: Mapping[str, Dataset],        # As tokenize_data gives them; validation, and train to train
     callbacks: Sequence[TrainerCallback] = (), # Added to the library's own
     max_length: int | None = None,      # In tokens; a TPU pads all rows to it
+    class_weight: Mapping[str, float] | None = None, # Of the training loss, by label
 ) -> FinetuneTrainer:                   # Ready to train
     "A FinetuneTrainer with loss, metrics, collator and messages."
     kind = model.config.problem_type
-    names = list(dict.fromkeys(name for name in (metric_key(metric), *TASK_METRICS[kind]) if name != "loss"))
+    names = [metric, *(name for name in TASK_METRICS[kind] if name != metric_key(metric))]
+    weights = None if class_weight is None else [class_weight[model.config.id2label[i]] for i in range(model.config.num_labels)]
     trainer = FinetuneTrainer(
         model, arguments, data_collator=load_collator(tokenizer, arguments.device.type, max_length),
         train_dataset=rows.get("train"), eval_dataset=rows["validation"],
-        processing_class=tokenizer, compute_loss_func=build_loss(arguments.label_smoothing_factor, kind),
-        compute_metrics=tell_warnings(build_compute_metrics(names, model.config.num_labels, kind)), callbacks=[EvaluationLine(), *callbacks])
+        processing_class=tokenizer, compute_loss_func=build_loss(arguments.label_smoothing_factor, kind, weights),
+        compute_metrics=tell_warnings(build_compute_metrics(names, model.config.num_labels, kind)), preprocess_logits_for_metrics=keep_logits, callbacks=[EvaluationLine(), *callbacks])
     for found in {type(callback) for callback in trainer.callback_handler.callbacks}:
         if issubclass(found, (ProgressCallback, PrinterCallback)) or found.__name__ == "NotebookProgressCallback": trainer.remove_callback(found)
     if not arguments.disable_tqdm: trainer.add_callback(TrainingProgress())
@@ -784,9 +859,10 @@ def finetune(
     model: ModelSource,                 # Built-in name, folder, Hub id, function that builds a model, or a model
     data: Any,                          # As load_data gives it, or anything that load_data takes
     output_dir: str | Path | None = None, # Run folder; runs/MODEL-DATA-FINGERPRINT if None
-    metric: str | None = None,          # Names the best checkpoint: loss, or one of TASK_METRICS, of which the first is taken if None
+    metric: str | Score | None = None,  # Names the best checkpoint: loss, one of SCORES that fits the task, or a score of your own; the first of TASK_METRICS if None
     max_length: int | None = None,      # In tokens; chosen from the rows if None
     max_tokens: int | None = None,      # Most tokens of a batch on one device, padding included; rows per step stay the same
+    class_weight: str | Mapping[str, float] | None = None, # balanced, or a weight for each label: how much its rows count in training
     callbacks: Sequence[TrainerCallback] = (), # Added to the Trainer's
     **training_arguments: Any,          # Any field of TrainingArguments
 ) -> Run:                               # Its model is the best checkpoint
@@ -806,6 +882,7 @@ def finetune(
     metric = one_metric(metric, same_of_trainer, kind)
     if kind != "single_label_classification" and training_arguments.get("label_smoothing_factor"):
         raise ValueError(f"label_smoothing_factor spreads the target over classes, and the data is a {kind.replace('_', ' ')}: leave it out")
+    weights = weigh_classes(class_weight, data, kind)
     built = build_model(model, data, training_arguments.get("seed", 42))
     source = model if isinstance(model, (str, Path)) else built.name_or_path
     if not source:
@@ -819,23 +896,25 @@ def finetune(
         tell(f"max_length: {max_length} ({why})")
     max_length = resolve_max_length(tokenizer, max_length, pair)
     arguments = default_arguments(built.config, len(data["train"]), training_arguments, pair)
-    description = describe_run(data, model_label(model), start_digest(model, built), metric, max_length, arguments, callbacks)
+    description = describe_run(data, model_label(model), start_digest(model, built), describe_metric(metric), max_length, arguments, callbacks)
     if max_tokens is not None: description["max_tokens"] = max_tokens
+    if weights is not None: description["class_weight"] = weights
     settings = dict(
         fingerprint=run_fingerprint(description), description=description, model=str(source),
         data=dict(name=data_name(data), source=source_of(data), rows={split: len(rows) for split, rows in data.items()}),
-        problem_type=kind, labels=label_names(data), text_pair=pair, metric=metric, direction=direction_of(metric), max_length=max_length, max_tokens=max_tokens,
+        problem_type=kind, labels=label_names(data), text_pair=pair, metric=metric_key(metric), direction=direction_of(metric), max_length=max_length, max_tokens=max_tokens,
+        class_weight=weights,
         arguments={name: value for name, value in arguments.items() if name not in OWNED}, seed=arguments["seed"], versions=versions())
     usual = Path("runs") / f"{model_label(model)}-{data_name(data)}-{settings['fingerprint']}"
     folder = usual if output_dir is None else Path(output_dir).expanduser()
-    with alone(folder): return start_run(folder, settings, built, tokenizer, data, training_arguments, callbacks)
+    with alone(folder): return start_run(folder, settings, built, tokenizer, data, training_arguments, callbacks, metric if isinstance(metric, Score) else None)
 
 # %% ../nbs/08_training.ipynb #04ced773
 def one_metric(
-    metric: str | None,          # As given to finetune
+    metric: str | Score | None,  # As given to finetune
     same_of_trainer: str | None, # As metric_for_best_model
     kind: str | None = None,     # Problem type, once it is known
-) -> str:                        # Without eval_
+) -> str | Score:                # A name is without eval_
     "The metric that names the best checkpoint, whichever way it was given."
     if metric and same_of_trainer and metric_key(metric) != metric_key(same_of_trainer):
         raise ValueError(f"metric={metric!r} and metric_for_best_model={same_of_trainer!r} say two things: "
@@ -843,7 +922,20 @@ def one_metric(
     found = metric or same_of_trainer or TASK_METRICS[kind or "single_label_classification"][0]
     direction_of(found)
     if kind: check_metric(found, kind)
-    return metric_key(found)
+    if not isinstance(found, Score): return metric_key(found)
+    if metric_key(found) in known_metrics() and found != find_score(found.name):
+        raise ValueError(f"{found.name} is the name of a built-in metric: give the score of your own another one")
+    return found
+
+def describe_metric(
+    metric: str | Score, # As one_metric gives it
+) -> str:                # For the fingerprint of a run
+    "The name of a metric; for a function of your own also its direction and a digest of its source."
+    if not isinstance(metric, Score): return metric
+    try: source = inspect.getsource(metric.function)
+    except (OSError, TypeError): source = getattr(metric.function, "__qualname__", type(metric.function).__name__)
+    digest = hashlib.sha256(f"{source}{metric.takes}{dict(metric.options)}".encode()).hexdigest()[:8]
+    return f"{metric.name} ({metric.direction}, {digest})"
 
 # %% ../nbs/08_training.ipynb #a0aec288
 def check_budget(
@@ -880,32 +972,33 @@ def start_run(
     data: DatasetDict,                  # As load_data gives it
     asked: Mapping[str, Any],           # Training arguments given by the caller
     callbacks: Sequence[TrainerCallback] = (), # The caller's own
+    own_metric: Score | None = None,    # If the run is judged by a function of the caller
 ) -> Run:                               # Finished
     "Come back to the run if it is finished, else prepare everything and train."
     begun = check_folder(folder, settings["description"])
-    if begun and Run(folder).finished:
+    if begun and RunRecord(folder).finished:
         tell(f"{folder} is finished: this is its result; change an argument for a new run")
-        return Run(folder, data)
+        return Run(folder, data, metric=own_metric)
     warning = warn_if_wiped(folder) if "COLAB_RELEASE_TAG" in os.environ else None
     if warning: tell(warning)
     device, precision = choose_precision(asked, model.config.model_type, read_run(folder).get("precision") if begun else None, settings["problem_type"])
-    machine = precision_arguments(device, precision)
+    machine, metric = precision_arguments(device, precision), own_metric or settings["metric"]
     with new_folder(folder):
         # Best and newest checkpoint, and the one that is being written; some of it may be there already
         weights, held = sum(parameter.nbytes for parameter in model.parameters()), checkpoint_bytes(folder)
         check_space(folder, max(4 * weights, 8 * weights - held))
         with explain_refusal(asked):
-            arguments = build_arguments(folder, settings["arguments"], len(data["train"]), settings["metric"], machine)
+            arguments = build_arguments(folder, settings["arguments"], len(data["train"]), metric, machine)
         rows = tokenize_data(data, tokenizer, settings["max_length"])
-        keeper = RunFolder(folder, settings["fingerprint"], settings["metric"])
+        keeper = RunFolder(folder, settings["fingerprint"], settings["metric"], settings["direction"])
         cut_steps(arguments, rows["train"], settings["max_tokens"], load_collator(tokenizer, device.type, settings["max_length"]))
         with explain_refusal(asked):
-            trainer = build_trainer(model, tokenizer, arguments, settings["metric"], rows, [*callbacks, keeper], settings["max_length"])
+            trainer = build_trainer(model, tokenizer, arguments, metric, rows, [*callbacks, keeper], settings["max_length"], settings["class_weight"])
             trainer.max_tokens = settings["max_tokens"]
             rehearse(trainer)
         write_json(folder / RUN_FILE, {**settings, "precision": precision, "device": device.type})
     train_run(folder, trainer)
-    run = Run(folder, data, rows)
+    run = Run(folder, data, rows, own_metric)
     finish_run(run, candidates_of(trainer.state.log_history))
     return run
 
@@ -919,10 +1012,10 @@ def finish_run(
     scores = run.evaluate("validation")
     if not math.isclose(scores[best.metric], best.value, abs_tol=1e-6):
         tell(f"{best.checkpoint} gives {best.metric} {scores[best.metric]:.6f} when loaded, and {best.value:.6f} was recorded in training")
-    confusion = None if run._confusion is None else dict(split="validation", labels=run.settings["labels"], counts=run._confusion.tolist())
-    write_json(run.folder / "metrics.json", dict(validation=scores, **({"confusion_matrix": confusion} if confusion else {})))
+    confusion = count_confusions(run.outputs("validation"))
+    write_json(run.folder / "metrics.json", dict(validation=scores, **({"confusion_matrix": dict(split="validation", **confusion)} if confusion else {})))
     if run.model.config.num_labels > CONFUSION_LABELS: tell(f"{run.model.config.num_labels} labels are too many for a confusion matrix")
-    record_best(run.folder, candidates, best.metric, finished=True)
+    record_best(run.folder, candidates, best.metric, finished=True, direction=best.direction)
     run.save_pictures()
     tell(f"{run!r}")
 

@@ -37,7 +37,7 @@ def work(job: dict[str, Any], settings: dict[str, Any], started: float, folder: 
                  used={name: chosen["arguments"][name] for name in ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "seed")},
                  rows=chosen["data"]["rows"], best=dict(checkpoint=best.checkpoint, step=best.step, epoch=best.epoch),
                  validation_accuracy=best.value, trained_s=round(trained, 2))
-    if job["kind"] != "choose": found["test_accuracy"] = run.test()["accuracy"]
+    if job["kind"] != "choose": found["test_accuracy"] = run.test()["accuracy"].value
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
     return {**found, "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
 

@@ -64,7 +64,7 @@ def work(job: dict[str, Any], settings: dict[str, Any], data: str, started: floa
         leaks=[dict(split=split, earlier_split=earlier, rows=int(rows)) for (split, earlier), rows in leaks.items()],
         outputs=run.model.config.num_labels, problem_type=run.model.config.problem_type, metric=run.settings["metric"], max_length=run.settings["max_length"],
         used={name: used[name] for name in ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "seed")},
-        best=dict(epoch=run.best.epoch, validation=run.best.value), test=run.test())
+        best=dict(epoch=run.best.epoch, validation=run.best.value), test={metric: score.value for metric, score in run.test().items()})
 
 
 def write_toy(folder: Path) -> None:
