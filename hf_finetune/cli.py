@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OWN_FLAGS', 'FILES', 'CHOSEN', 'training_flags', 'training_table', 'parse_value', 'parse_train', 'run_train',
-           'run_test', 'text_lines', 'read_texts', 'as_table', 'run_predict', 'run_best', 'run_doctor', 'Parser',
-           'build_parser', 'train_help', 'main']
+           'open_run', 'run_test', 'run_calibrate', 'text_lines', 'read_texts', 'as_table', 'run_predict', 'run_best',
+           'run_doctor', 'Parser', 'build_parser', 'train_help', 'main']
 
 # %% ../nbs/11_cli.ipynb #4663547a
 import argparse
@@ -78,7 +78,7 @@ def parse_value(
 
 # %% ../nbs/11_cli.ipynb #901f11e1
 OWN_FLAGS = dict(data=str, name=str, model=str, output_dir=str, metric=str, max_length=int, max_tokens=int, text_column=str, text_pair_column=str,
-                 label_column=str, problem_type=str)
+                 label_column=str, problem_type=str, class_weight=str)
 
 def parse_train(
     words: Sequence[str],                       # What follows train
@@ -104,6 +104,9 @@ def parse_train(
             try: own[name] = OWN_FLAGS[name](value)
             except ValueError:
                 raise ValueError(f"--{name} must be of type {OWN_FLAGS[name].__name__}, found {value!r}") from None
+    if own.get("class_weight", "").startswith("{"):
+        try: own["class_weight"] = json.loads(own["class_weight"])
+        except ValueError as error: raise ValueError(f"--class_weight is not readable as JSON ({error})") from None
     return own, training
 
 # %% ../nbs/11_cli.ipynb #2832ae1b
@@ -130,23 +133,43 @@ def run_train(
           f"\nscore on test    hf_finetune test {place}\nlabel new text   hf_finetune predict {place} {example}")
     return 0
 
+def open_run(
+    folder: str,       # A run folder
+    data: str | None,  # Where its data lies now, if it was moved
+    name: str | None,  # Configuration of a Hub data set
+) -> Any:              # A Run
+    "A run with its data, wherever that lies."
+    from hf_finetune.checkpoint import read_best
+    read_best(folder)
+    from hf_finetune.data import load_data
+    from hf_finetune.training import Run
+    run = Run(folder)
+    if data is None: return run
+    columns = {key: value for key, value in (run.settings["data"]["source"] or {}).items() if key not in ("source", "name")}
+    return Run(folder, load_data(data, name, **columns))
+
 def run_test(
     folder: str,       # A run folder
     data: str | None,  # Where its data lies now, if it was moved
     name: str | None,  # Configuration of a Hub data set
 ) -> int:              # Exit code
-    "Score the best checkpoint of a run on its test split."
+    "Score the best checkpoint of a run on its test split, each score with its interval."
     with redirect_stdout(sys.stderr):
-        from hf_finetune.checkpoint import read_best
-        read_best(folder)
-        from hf_finetune.data import load_data
-        from hf_finetune.training import Run
-        run = Run(folder)
-        if data is not None:
-            columns = {key: value for key, value in (run.settings["data"]["source"] or {}).items() if key not in ("source", "name")}
-            run = Run(folder, load_data(data, name, **columns))
-        scores = run.test()
+        run = open_run(folder, data, name)
+        scores = {metric: dict(value=score.value, low=score.low, high=score.high) for metric, score in run.test().items()}
     print(json.dumps(dict(checkpoint=str(run.best.path), rows=len(run.data["test"]), **scores)))
+    return 0
+
+def run_calibrate(
+    folder: str,       # A run folder
+    data: str | None,  # Where its data lies now, if it was moved
+    name: str | None,  # Configuration of a Hub data set
+) -> int:              # Exit code
+    "Fit the temperature of a run on its validation split, for predict --calibrated."
+    with redirect_stdout(sys.stderr):
+        from hf_finetune.evaluation import calibrate
+        found = calibrate(open_run(folder, data, name))
+    print(found)
     return 0
 
 # %% ../nbs/11_cli.ipynb #773e79fb
@@ -205,6 +228,8 @@ def run_predict(
     given: Sequence[str],         # As for read_texts
     second: Sequence[str] | None, # Second texts, for a model of pairs
     form: str,                    # jsonl or csv
+    calibrated: bool = False,     # Use the temperature that calibrate noted
+    threshold: float | None = None, # Probability above which class 1 of two, or a label, is given
 ) -> int:                         # Exit code
     "Label texts with the best checkpoint of a run."
     with redirect_stdout(sys.stderr):
@@ -213,7 +238,7 @@ def run_predict(
         texts, pairs = read_texts(given, read_run(folder, ["data"])["data"]["source"])
         if not texts: raise ValueError("no text to label: give texts, a file, or lines on standard input")
         from hf_finetune.inference import load_predictor
-        predictor = load_predictor(folder)
+        predictor = load_predictor(folder, calibrated=calibrated, threshold=threshold)
         pairs = list(second) if second else pairs if predictor.text_pair else None
         if predictor.text_pair and pairs is None: raise ValueError("this model was trained on pairs: give --text_pair, or a file with both columns")
         answers = predictor(texts, pairs)
@@ -271,15 +296,18 @@ def build_parser() -> argparse.ArgumentParser: # Needs neither torch nor transfo
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     train = commands.add_parser("train", help="train, or go on with an interrupted run", add_help=False)
     train.add_argument("words", nargs=argparse.REMAINDER)
-    for name, text in (("test", "score the best checkpoint on the test split"), ("predict", "label texts"), ("best", "print the path of the best checkpoint")):
+    for name, text in (("test", "score the best checkpoint on the test split"), ("calibrate", "make its probabilities honest, on the validation split"), ("predict", "label texts"), ("best", "print the path of the best checkpoint")):
         commands.add_parser(name, help=text, description=text).add_argument("run", metavar="RUN", help="run folder, as train prints it")
     commands.add_parser("doctor", help="versions, device, precision, Hub and disk")
-    test, predict, best = (commands.choices[name] for name in ("test", "predict", "best"))
-    test.add_argument("--data", help="where the data of the run lies now, if it was moved")
-    test.add_argument("--name", help="configuration of a Hub data set")
+    test, calibrate, predict, best = (commands.choices[name] for name in ("test", "calibrate", "predict", "best"))
+    for command in (test, calibrate):
+        command.add_argument("--data", help="where the data of the run lies now, if it was moved")
+        command.add_argument("--name", help="configuration of a Hub data set")
     predict.add_argument("texts", metavar="TEXT", nargs="*", help="texts, or one file (CSV, TSV, JSON, JSONL, Parquet, txt); standard input if none")
     predict.add_argument("--format", choices=["jsonl", "csv"], default="jsonl", help="one JSON object per line, or CSV")
     predict.add_argument("--text_pair", metavar="TEXT", nargs="+", help="second texts, one for each text, for a model of pairs")
+    predict.add_argument("--calibrated", action="store_true", help="with the temperature that calibrate found")
+    predict.add_argument("--threshold", type=float, metavar="P", help="probability above which class 1 of two, or a label, is given (0.5)")
     best.add_argument("--all", action="store_true", help="the table of all candidates")
     return parser
 
@@ -291,8 +319,8 @@ CHOSEN = dict( # Where the default is not transformers' own
 def train_help() -> str: # Read from the installed transformers
     "Text of `hf_finetune train --help`."
     own = dict(data="built-in name (bbc-news), file, folder or Hub id", name="configuration of a Hub data set", model="built-in name (minilm), folder or Hub id",
-               output_dir="run folder; runs/MODEL-DATA-FINGERPRINT if not given", metric="names the best checkpoint: accuracy or f1 (classes), mse or pearson (numbers), loss",
-               max_length="tokens that are read of each text (chosen from the rows)", max_tokens="most tokens of a batch, padding included",
+               output_dir="run folder; runs/MODEL-DATA-FINGERPRINT if not given", metric="names the best checkpoint: accuracy, f1, f1_macro, roc_auc ... (classes), mse, mae, pearson ... (numbers), loss",
+               max_length="tokens that are read of each text (chosen from the rows)", max_tokens="most tokens of a batch, padding included", class_weight="balanced, or {\"LABEL\": WEIGHT, ...}: how much the rows of a class count in training",
                problem_type="single_label_classification, multi_label_classification or regression (found from the labels)", text_column="column with the text", text_pair_column="column with the second text", label_column="column with the label")
     lines = ["usage: hf_finetune train [--data DATA] [--model MODEL] [--OPTION VALUE ...]", "",
              "Train, or go on with an interrupted run.", "", "options:",
@@ -313,7 +341,8 @@ def main(
         asked = build_parser().parse_args(typed if typed[:1] != ["train"] else ["train", "--", *typed[1:]])
         commands: dict[str, Callable[[], int]] = dict(
             train=lambda: run_train(typed[1:]), test=lambda: run_test(asked.run, asked.data, asked.name),
-            predict=lambda: run_predict(asked.run, asked.texts, asked.text_pair, asked.format), best=lambda: run_best(asked.run, asked.all), doctor=run_doctor)
+            calibrate=lambda: run_calibrate(asked.run, asked.data, asked.name),
+            predict=lambda: run_predict(asked.run, asked.texts, asked.text_pair, asked.format, asked.calibrated, asked.threshold), best=lambda: run_best(asked.run, asked.all), doctor=run_doctor)
         code = commands[asked.command]()
         sys.stdout.flush()
         return code

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TASKS', 'OF_CLASSES', 'OF_NUMBERS', 'SCORES', 'AVERAGED', 'AVERAGES', 'ALIASES', 'GLUE', 'TASK_METRICS', 'metric_key',
            'check_pair', 'confidence_of', 'bin_of', 'Score', 'find_score', 'load_metric', 'softmax', 'sigmoid',
-           'Outputs', 'check_threshold', 'check_metric', 'build_compute_metrics', 'keep_logits', 'known_metrics',
+           'check_threshold', 'Outputs', 'check_metric', 'build_compute_metrics', 'keep_logits', 'known_metrics',
            'direction_of']
 
 # %% ../nbs/03_metrics.ipynb #9086a41b
@@ -52,6 +52,15 @@ def _as_array(
     if array.ndim not in (1, 2): raise ValueError(f"`{name}` must have the shape (rows,) or (rows, columns), found {array.shape}")
     return array
 
+def _check_values(name: str, values: np.ndarray, kind: str) -> None:
+    if kind == "classes": bad, expected, hint = values != np.round(values), "class numbers such as 0 and 1", "take the argmax of logits or probabilities first"
+    elif kind == "numbers": bad, expected, hint = ~np.isfinite(values), "finite numbers", "if the training has diverged, try a lower learning_rate"
+    else: bad, expected, hint = ~((values >= 0) & (values <= 1)), "probabilities from 0 to 1", "take the softmax (or, for several labels per row, the sigmoid) of logits first"
+    if kind == "numbers" and values.ndim > 1: raise ValueError(f"`{name}` must hold one number per row, found the shape {values.shape}")
+    if bad.any():
+        raise ValueError(f"`{name}` must be {expected}, but found {values[bad][0]} ({_rows(bad.reshape(len(bad), -1).any(axis=1))}): {hint}")
+
+# %% ../nbs/03_metrics.ipynb #d21bfb9b
 def check_pair(
     predictions: Any, # As the score takes them
     references: Any,  # True classes, zeros and ones, or numbers
@@ -72,14 +81,6 @@ def check_pair(
     references = references.astype(int)
     _check_probabilities(predictions, references)
     return predictions, references
-
-def _check_values(name: str, values: np.ndarray, kind: str) -> None:
-    if kind == "classes": bad, expected, hint = values != np.round(values), "class numbers such as 0 and 1", "take the argmax of logits or probabilities first"
-    elif kind == "numbers": bad, expected, hint = ~np.isfinite(values), "finite numbers", "if the training has diverged, try a lower learning_rate"
-    else: bad, expected, hint = ~((values >= 0) & (values <= 1)), "probabilities from 0 to 1", "take the softmax (or, for several labels per row, the sigmoid) of logits first"
-    if kind == "numbers" and values.ndim > 1: raise ValueError(f"`{name}` must hold one number per row, found the shape {values.shape}")
-    if bad.any():
-        raise ValueError(f"`{name}` must be {expected}, but found {values[bad][0]} ({_rows(bad.reshape(len(bad), -1).any(axis=1))}): {hint}")
 
 def _check_probabilities(predictions: np.ndarray, references: np.ndarray) -> None:
     columns = 2 if predictions.ndim == 1 else predictions.shape[1]
@@ -103,6 +104,7 @@ def _accuracy(
     from sklearn.metrics import accuracy_score
     return float(accuracy_score(references, predictions, normalize=normalize, sample_weight=sample_weight))
 
+# %% ../nbs/03_metrics.ipynb #371d6cf2
 def _warn_absent(
     name: str, # Of the score
     values: dict[str, np.ndarray], # What the classes must occur in, by the word for it
@@ -207,6 +209,7 @@ def _per_column(
     weights = references.sum(axis=0)[kept] if average == "weighted" and references[:, kept].any() else None
     return float(np.average(np.array(values)[kept], weights=weights))
 
+# %% ../nbs/03_metrics.ipynb #db3e5729
 def _roc_auc(
     predictions: np.ndarray, # Probability of class 1, of each class, or of each label
     references: np.ndarray,  # True class number, or zeros and ones for each label
@@ -251,6 +254,7 @@ def _brier_score(
     if predictions.ndim == 1: return float(brier_score_loss(references, predictions, labels=[0, 1], pos_label=1))
     return float(brier_score_loss(references, predictions / predictions.sum(axis=1, keepdims=True), labels=range(predictions.shape[1])))
 
+# %% ../nbs/03_metrics.ipynb #4cd3a8d4
 def confidence_of(
     predictions: np.ndarray, # Probability of class 1, of each class, or of each label
     references: np.ndarray,  # True class number, or zeros and ones for each label
@@ -304,6 +308,7 @@ def _mae(
     from sklearn.metrics import mean_absolute_error
     return float(mean_absolute_error(references, predictions, sample_weight=sample_weight))
 
+# %% ../nbs/03_metrics.ipynb #9ba5bbb4
 def _r2(
     predictions: np.ndarray, # Predicted number of each row
     references: np.ndarray,  # True number of each row
@@ -519,6 +524,22 @@ def sigmoid(
     return 0.5 * (1 + np.tanh(0.5 * logits)) # Does not overflow
 
 # %% ../nbs/03_metrics.ipynb #53639a46
+def check_threshold(
+    threshold: float | Sequence[float] | None, # One number, or one for each of several labels
+    problem_type: str | None, # One of TASKS; None is one class per row
+    num_labels: int,          # Number of outputs
+) -> None:
+    "Raise a `ValueError` unless there is something to decide and the threshold is a probability."
+    if threshold is None: return
+    kind, columns = problem_type or TASKS[0], num_labels
+    values = np.asarray(threshold, dtype=np.float64)
+    if kind == "regression" or kind == TASKS[0] and columns != 2:
+        raise ValueError(f"a threshold decides between two classes, or for each of several labels, and this is {'a regression' if kind == 'regression' else f'one of {columns} classes'}: leave it out")
+    if values.shape not in ((), (columns,)) or kind == TASKS[0] and values.ndim:
+        raise ValueError(f"threshold must be one number{f', or one for each of {columns} labels' if kind == TASKS[1] else ''}, found {threshold!r}")
+    if not ((values >= 0) & (values <= 1)).all(): raise ValueError(f"threshold must be a probability from 0 to 1, found {threshold!r}")
+
+# %% ../nbs/03_metrics.ipynb #372bcc28
 @dataclass(frozen=True)
 class Outputs:
     "What a model gave for a set of rows, and the truth."
@@ -569,6 +590,7 @@ class Outputs:
         "Both sides as the score takes them."
         return (self.probabilities if score.takes == "probabilities" else self.predictions), self.labels
 
+# %% ../nbs/03_metrics.ipynb #e985fccc
 def _check_outputs(logits: np.ndarray, labels: np.ndarray, kind: str, columns: int, threshold: Any) -> None:
     if not len(labels): raise ValueError("there are no rows to score: the evaluated split is empty")
     if logits.shape != (len(labels), columns) or kind == "regression" and columns != 1 or kind != "regression" and columns < 2:
@@ -590,21 +612,6 @@ def _check_outputs(logits: np.ndarray, labels: np.ndarray, kind: str, columns: i
             warnings.warn("all logits lie between 0 and 1: if these are probabilities, give what the model returns, before any sigmoid", stacklevel=4)
     elif (bad := ~np.isfinite(labels)).any(): raise ValueError(f"labels must be finite numbers, but found {labels[bad][0]} ({_rows(bad)})")
     check_threshold(threshold, kind, columns)
-
-def check_threshold(
-    threshold: float | Sequence[float] | None, # One number, or one for each of several labels
-    problem_type: str | None, # One of TASKS; None is one class per row
-    num_labels: int,          # Number of outputs
-) -> None:
-    "Raise a `ValueError` unless there is something to decide and the threshold is a probability."
-    if threshold is None: return
-    kind, columns = problem_type or TASKS[0], num_labels
-    values = np.asarray(threshold, dtype=np.float64)
-    if kind == "regression" or kind == TASKS[0] and columns != 2:
-        raise ValueError(f"a threshold decides between two classes, or for each of several labels, and this is {'a regression' if kind == 'regression' else f'one of {columns} classes'}: leave it out")
-    if values.shape not in ((), (columns,)) or kind == TASKS[0] and values.ndim:
-        raise ValueError(f"threshold must be one number{f', or one for each of {columns} labels' if kind == TASKS[1] else ''}, found {threshold!r}")
-    if not ((values >= 0) & (values <= 1)).all(): raise ValueError(f"threshold must be a probability from 0 to 1, found {threshold!r}")
 
 # %% ../nbs/03_metrics.ipynb #85714907
 TASK_METRICS = {"single_label_classification": ("accuracy", "f1"), "multi_label_classification": ("f1", "accuracy"), "regression": ("mse", "pearson")}
