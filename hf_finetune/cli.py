@@ -167,7 +167,7 @@ def run_calibrate(
 ) -> int:              # Exit code
     "Fit the temperature of a run on its validation split, for predict --calibrated."
     with redirect_stdout(sys.stderr):
-        from hf_finetune.evaluation import calibrate
+        from hf_finetune.calibration import calibrate
         found = calibrate(open_run(folder, data, name))
     print(found)
     return 0

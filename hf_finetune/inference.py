@@ -127,7 +127,7 @@ def read_temperature(
     "The temperature that calibrate noted for the best checkpoint of a run."
     path = Path(folder).expanduser() / CALIBRATION
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no {CALIBRATION}: calibrate the run first (hf_finetune.evaluation.calibrate, or hf_finetune calibrate)")
+        raise FileNotFoundError(f"{folder} holds no {CALIBRATION}: calibrate the run first (hf_finetune.calibration.calibrate, or hf_finetune calibrate)")
     noted = read_json(path)
     found = noted.get("temperature") if isinstance(noted, dict) else None
     if isinstance(found, bool) or not isinstance(found, (int, float)) or not found > 0:

@@ -427,7 +427,7 @@ def _named(key: str) -> Score:
     if key in SCORES: return SCORES[key]
     if key in ALIASES: return replace(SCORES[ALIASES[key]], name=key)
     if base in AVERAGED and average in AVERAGES: return replace(SCORES[base], name=key, options=dict(average=average))
-    nearest = get_close_matches(key.lower(), [*SCORES, "loss"], n=1)
+    nearest = get_close_matches(key.lower(), [name for name in (*SCORES, "loss") if name != key], n=1)
     hint = f"did you mean `{nearest[0]}`? " if nearest else ""
     raise ValueError(f"there is no built-in metric `{key}`: {hint}choose one of {', '.join(SCORES)} (f1, precision and recall also with an average, as in f1_macro), "
                      "or give a Score of your own")

@@ -761,7 +761,9 @@ class Run(RunRecord):
     def _interval(self, name: str, outputs: Outputs) -> Interval:
         if name == "loss": return bootstrap_interval(Score(name, lambda losses, _: losses.mean(), "minimize", "numbers"), outputs.losses, outputs.losses)
         score = find_score(self._metric if metric_key(self._metric) == name else name, outputs.problem_type, len(outputs.label_names))
-        return bootstrap_interval(score, *outputs.given_to(score))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # evaluate has told what the metric warns about
+            return bootstrap_interval(score, *outputs.given_to(score))
 
     @cached_property
     def predictor(self) -> Predictor:

@@ -28,7 +28,7 @@ def score_all(outputs: Any) -> dict[str, float]:
 
 def calibration_of(validation: Any, test: Any) -> dict[str, Any]:
     "The temperature that validation asks for, and what it does to the test split."
-    from hf_finetune.evaluation import fit_temperature
+    from hf_finetune.calibration import fit_temperature
     temperature = fit_temperature(validation)
     after = score_all(dataclasses.replace(test, logits=test.logits / temperature))
     return dict(temperature=temperature, **{name: after[name] for name in ("log_loss", "brier_score", "expected_calibration_error")})
@@ -36,7 +36,7 @@ def calibration_of(validation: Any, test: Any) -> dict[str, Any]:
 
 def threshold_of(validation: Any, test: Any) -> dict[str, Any] | None:
     "The threshold with the best F1 on validation, and what it does to the test split; None if there are more than two classes."
-    from hf_finetune.evaluation import best_threshold
+    from hf_finetune.calibration import best_threshold
     if len(test.label_names) != 2: return None
     threshold = best_threshold(validation, "f1").threshold
     after = score_all(dataclasses.replace(test, threshold=threshold))
