@@ -186,6 +186,8 @@ def threshold_scores(
     probabilities = outputs.probabilities[:, 1] if single else outputs.probabilities
     thresholds, name = _candidates(probabilities), _formula(score, outputs.problem_type)
     if name:
+        most = max(TRIED, 5_000_000 // (3 * outputs.logits.shape[1] + 2))  # numbers that are held at once
+        if len(thresholds) > most: thresholds = np.unique([0.5, *thresholds[np.linspace(0, len(thresholds) - 1, most).astype(int)]])
         values = score_tallies(name, score.options.get("average", "binary"), _tallies_at(outputs, thresholds), several=not single)
     else:
         places = np.linspace(0, len(thresholds) - 1, min(TRIED, len(thresholds))).astype(int)

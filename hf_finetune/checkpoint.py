@@ -52,7 +52,7 @@ def select_best(
     scored = [candidate for candidate in candidates if candidate.value(metric) is not None]
     if not scored:
         raise ValueError(f"{metric} is not a number in any of {len(candidates)} evaluations: "
-                         "the training diverged; lower learning_rate")
+                         "the training diverged (lower learning_rate), or the metric has no value on these rows")
     sign = -1 if direction == "maximize" else 1
     return min(scored, key=lambda candidate: (sign * candidate.value(metric), candidate.step))
 

@@ -71,6 +71,7 @@ def read_answers(
     threshold: float | Sequence[float] | None = None, # Probability above which class 1 of two, or a label, is given: 0.5 if None
 ) -> list[dict[str, Any]]: # Per row label, score and scores; labels and scores; or score
     "What logits say."
+    logits = np.asarray(logits, dtype=np.float64)  # as in evaluation, where a threshold is fitted
     if problem_type == "regression": return [dict(score=float(row[0])) for row in logits]
     if problem_type == "multi_label_classification":
         rows = [dict(zip(names, map(float, row))) for row in sigmoid(logits)]
@@ -130,7 +131,7 @@ def read_temperature(
         raise FileNotFoundError(f"{folder} holds no {CALIBRATION}: calibrate the run first (hf_finetune.calibration.calibrate, or hf_finetune calibrate)")
     noted = read_json(path)
     found = noted.get("temperature") if isinstance(noted, dict) else None
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not found > 0:
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0.01 <= found <= 100:
         raise ValueError(f"{path} is damaged (temperature {found!r}): calibrate the run again")
     if noted.get("weights") != read_best(folder).weights["sha256"]:
         raise ValueError(f"{path} was made for other weights than those of the best checkpoint: calibrate the run again")

@@ -46,14 +46,14 @@ def _as_array(
     name: str,   # How errors call it
 ) -> np.ndarray: # Floats, of shape (rows,) or (rows, columns)
     "The values as an array, or a `ValueError` that says what is wrong with them."
-    try: array = np.asarray(values, dtype=np.float64)
+    try: array = np.array(values.detach().double().cpu() if hasattr(values, "detach") else values, dtype=np.float64)  # a copy, which scores may change
     except (TypeError, ValueError):
         raise ValueError(f"`{name}` must hold one number per row, or rows of equal length, found {str(values)[:60]}") from None
     if array.ndim not in (1, 2): raise ValueError(f"`{name}` must have the shape (rows,) or (rows, columns), found {array.shape}")
     return array
 
 def _check_values(name: str, values: np.ndarray, kind: str) -> None:
-    if kind == "classes": bad, expected, hint = values != np.round(values), "class numbers such as 0 and 1", "take the argmax of logits or probabilities first"
+    if kind == "classes": bad, expected, hint = ~(np.abs(values) < 2**53) | (values != np.round(values)), "class numbers such as 0 and 1", "take the argmax of logits or probabilities first"
     elif kind == "numbers": bad, expected, hint = ~np.isfinite(values), "finite numbers", "if the training has diverged, try a lower learning_rate"
     else: bad, expected, hint = ~((values >= 0) & (values <= 1)), "probabilities from 0 to 1", "take the softmax (or, for several labels per row, the sigmoid) of logits first"
     if kind == "numbers" and values.ndim > 1: raise ValueError(f"`{name}` must hold one number per row, found the shape {values.shape}")
@@ -90,8 +90,8 @@ def _check_probabilities(predictions: np.ndarray, references: np.ndarray) -> Non
         bad, expected = ~np.isin(references, (0, 1)).all(axis=1), "0 or 1 for each label"
     else: bad, expected = ~np.isin(references, range(columns)), f"class numbers from 0 to {columns - 1}"
     if bad.any(): raise ValueError(f"`references` must be {expected}, but found {references[bad][0]} ({_rows(bad)})")
-    if references.ndim == 1 and predictions.ndim == 2 and (bad := abs(predictions.sum(axis=1) - 1) > 1e-4).any():
-        raise ValueError(f"the probabilities of a row must sum to 1, but found {predictions[bad][0].sum():.4g} ({_rows(bad)}): take the softmax of the logits")
+    if references.ndim == 1 and predictions.ndim == 2 and (bad := abs(predictions.sum(axis=1) - 1) > 1e-3).any():
+        raise ValueError(f"the probabilities of a row must sum to 1, but found {predictions[bad][0].sum():.6g} ({_rows(bad)}): take the softmax of the logits")
 
 # %% ../nbs/03_metrics.ipynb #40001e77
 def _accuracy(
@@ -140,7 +140,7 @@ def _class_score(
         value = getattr(sklearn.metrics, f"{name}_score")(references, predictions, labels=labels, pos_label=pos_label, average=average,
                                                           sample_weight=sample_weight, zero_division=0.0)
         return value.tolist() if average is None else float(value)
-    score.__doc__, score.__name__ = text, f"_{name}"
+    score.__doc__, score.__name__, score.__qualname__ = text, f"_{name}", f"_{name}"  # pickle finds it under the name that it is bound to
     return score
 
 # %% ../nbs/03_metrics.ipynb #c4549ce8
@@ -277,6 +277,7 @@ def _expected_calibration_error(
     bins: int = 15,          # Equally wide, over confidences from 0 to 1
 ) -> float: # From 0 to 1
     "Mean distance of confidence and share of right answers in equally wide bins, by the rows of each bin."
+    if not bins >= 1: raise ValueError(f"bins must be a whole number of at least 1, found {bins!r}")
     confidence, right = confidence_of(predictions, references)
     return float(np.abs(np.bincount(bin_of(confidence, bins), weights=confidence - right)).sum() / len(right))
 
@@ -321,7 +322,7 @@ def _r2(
         return float((predictions == references).all())
     return float(r2_score(references, predictions, sample_weight=sample_weight))
 
-def _correlation(function: str, text: str) -> Callable[[np.ndarray, np.ndarray], float]:
+def _correlation(name: str, function: str, text: str) -> Callable[[np.ndarray, np.ndarray], float]:
     def correlation(
         predictions: np.ndarray, # Predicted number of each row
         references: np.ndarray,  # True number of each row
@@ -332,12 +333,12 @@ def _correlation(function: str, text: str) -> Callable[[np.ndarray, np.ndarray],
                 warnings.warn(f"all {name} are {values[0]:g}: their correlation is 0 by definition", stacklevel=3)
                 return 0.0
         return float(getattr(scipy.stats, function)(predictions, references).statistic)
-    correlation.__doc__, correlation.__name__ = text, f"_{function}"
+    correlation.__doc__, correlation.__name__, correlation.__qualname__ = text, f"_{name}", f"_{name}"
     return correlation
 
 # %% ../nbs/03_metrics.ipynb #5c5b992e
-_pearson = _correlation("pearsonr", "Correlation of predicted and true numbers; 0, with a warning, where one of them does not vary.")
-_spearman = _correlation("spearmanr", "Correlation of the ranks of predicted and true numbers; 0, with a warning, where one of them does not vary.")
+_pearson = _correlation("pearson", "pearsonr", "Correlation of predicted and true numbers; 0, with a warning, where one of them does not vary.")
+_spearman = _correlation("spearman", "spearmanr", "Correlation of the ranks of predicted and true numbers; 0, with a warning, where one of them does not vary.")
 
 # %% ../nbs/03_metrics.ipynb #da7cccb8
 TASKS = ("single_label_classification", "multi_label_classification", "regression")
@@ -351,7 +352,7 @@ class Score:
     direction: str                        # maximize or minimize
     takes: str = "classes"                # What the predictions are: classes, probabilities or numbers
     tasks: tuple[str, ...] = ()           # Problem types that it fits; by what it takes if empty
-    options: Mapping[str, Any] = field(default_factory=dict) # Passed on to the function, such as average
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False) # Passed on to the function, such as average
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.isidentifier() or self.name.startswith("eval_"):
@@ -361,6 +362,8 @@ class Score:
             raise ValueError(f"the direction of {self.name} must be maximize or minimize, found {self.direction!r}")
         if self.takes not in ("classes", "probabilities", "numbers"):
             raise ValueError(f"{self.name} must take classes, probabilities or numbers, found {self.takes!r}")
+        if isinstance(self.tasks, str) or not {*self.tasks} <= {*TASKS}:
+            raise ValueError(f"tasks of {self.name} must be among {', '.join(TASKS)}, found {self.tasks!r}")
         if not self.tasks: object.__setattr__(self, "tasks", OF_NUMBERS if self.takes == "numbers" else OF_CLASSES)
 
     def compute(self,
@@ -418,7 +421,11 @@ def find_score(
     if problem_type and problem_type not in score.tasks:
         fit = [name for name, other in SCORES.items() if problem_type in other.tasks]
         raise ValueError(f"`{score.name}` does not score a {problem_type.replace('_', ' ')}: choose one of {', '.join(fit)}, loss")
+    if score.options.get("average") == "binary" and (problem_type == TASKS[1] or problem_type == TASKS[0] and (num_labels or 2) > 2):
+        base = score.name.removesuffix("_binary")
+        raise ValueError(f"`{score.name}` is that of class 1 of two, and here are {'several labels per row' if problem_type == TASKS[1] else f'{num_labels} classes'}: choose {base}_macro or {base}_micro")
     if score.function not in (_f1, _precision, _recall) or "average" in score.options or not problem_type: return score
+    if problem_type == TASKS[0] and num_labels is None: return score
     average = "micro" if problem_type == "multi_label_classification" else "binary" if num_labels == 2 else "macro"
     return replace(score, options=dict(average=average))
 
@@ -440,7 +447,7 @@ def _glue(
     name: str, # Such as glue/mrpc or glue
     config_name: str | None, # Such as mrpc
 ) -> tuple[str, ...] | None: # Names of scores; None if it is not about GLUE
-    first, _, task = str(name).partition("/")
+    first, _, task = metric_key(name).partition("/")
     if first != "glue": return None
     if (task or config_name) not in GLUE:
         raise ValueError(f"glue must come with one of its tasks, {', '.join(GLUE)}, found {task or config_name!r}: load_metric(\"glue\", \"mrpc\")")
@@ -466,6 +473,11 @@ def _metric_class(
             return evaluate.MetricInfo(description=text, citation="", inputs_description=text, features=features)  # no format: numpy would be float32
         def _infer_feature_from_batch(self, batch: dict[str, Any]) -> Features:
             return self._infer_feature_from_example({name: rows[0] if len(rows) else 0.0 for name, rows in batch.items()})
+        def add_batch(self, *, predictions: Any = None, references: Any = None, **others: Any) -> None:
+            "Add predictions and references, in any sequence."
+            # evaluate asks for row 0, which a pandas column with another index does not have
+            predictions, references = (side.tolist() if hasattr(side, "tolist") else side for side in (predictions, references))
+            super().add_batch(predictions=predictions, references=references, **others)
         def _infer_feature_from_example(self, example: dict[str, Any]) -> Features:
             return Features({name: kinds[min(np.ndim(value), 1)] for name, value in example.items()})
         def _finalize(self) -> None:
@@ -532,7 +544,9 @@ def check_threshold(
     "Raise a `ValueError` unless there is something to decide and the threshold is a probability."
     if threshold is None: return
     kind, columns = problem_type or TASKS[0], num_labels
-    values = np.asarray(threshold, dtype=np.float64)
+    try: values = np.asarray(threshold, dtype=np.float64)
+    except (TypeError, ValueError): values = np.array(np.nan)
+    if isinstance(threshold, str | bool) or values.size and np.isnan(values).any(): raise ValueError(f"threshold must be a probability from 0 to 1, found {threshold!r}")
     if kind == "regression" or kind == TASKS[0] and columns != 2:
         raise ValueError(f"a threshold decides between two classes, or for each of several labels, and this is {'a regression' if kind == 'regression' else f'one of {columns} classes'}: leave it out")
     if values.shape not in ((), (columns,)) or kind == TASKS[0] and values.ndim:
@@ -540,7 +554,7 @@ def check_threshold(
     if not ((values >= 0) & (values <= 1)).all(): raise ValueError(f"threshold must be a probability from 0 to 1, found {threshold!r}")
 
 # %% ../nbs/03_metrics.ipynb #372bcc28
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outputs:
     "What a model gave for a set of rows, and the truth."
     logits: np.ndarray                   # Shape (rows, outputs)
@@ -619,9 +633,10 @@ TASK_METRICS = {"single_label_classification": ("accuracy", "f1"), "multi_label_
 def check_metric(
     metric: str | Score, # A name, with or without eval_, or a score of your own
     problem_type: str, # One of TASKS
+    num_labels: int | None = None, # Number of classes, if known
 ) -> None:
     "Raise a `ValueError` if the metric is not known or scores another kind of task."
-    if not isinstance(metric, str) or metric_key(metric) != "loss": find_score(metric, problem_type)
+    if not isinstance(metric, str) or metric_key(metric) != "loss": find_score(metric, problem_type, num_labels)
 
 # %% ../nbs/03_metrics.ipynb #24f6114e
 def build_compute_metrics(
@@ -631,15 +646,22 @@ def build_compute_metrics(
     threshold: float | Sequence[float] | None = None, # As in Outputs
 ) -> "Callable[[EvalPrediction], dict[str, float]]": # For the Trainer's compute_metrics
     "A function that turns the Trainer's predictions into one flat dict of floats."
+    if problem_type is not None and problem_type not in TASKS: raise ValueError(f"problem_type must be one of {', '.join(TASKS)}, found {problem_type!r}")
     least = 1 if problem_type == "regression" else 2
     if num_labels is not None and problem_type is not None and num_labels < least:
         raise ValueError(f"`num_labels` must be at least {least}, but found {num_labels}: one class leaves nothing to tell apart")
-    metrics = [_scorer(name, problem_type) for given in ([names] if isinstance(names, str | Score) else names)
-               for name in (_glue(given, None) or [given] if isinstance(given, str) else [given]) if name not in ("loss", "eval_loss")]
+    if num_labels is not None and problem_type is not None: check_threshold(threshold, problem_type, num_labels)
+    listed = names if isinstance(names, Sequence) and not isinstance(names, str) else [names]
+    asked = [name for given in listed for name in (isinstance(given, str) and _glue(given, None) or [given]) if name not in ("loss", "eval_loss")]
+    keys = [metric_key(name) for name in asked]
+    if len({*keys}) < len(keys): raise ValueError(f"each metric must have a name of its own, found {', '.join(keys)}")
+    metrics = [_scorer(name, problem_type, num_labels) for name in asked]
     def compute_metrics(prediction: "EvalPrediction") -> dict[str, float]:
         "Scores by name, without `eval_`: the Trainer adds that."
         logits = prediction.predictions
-        logits = logits[0] if isinstance(logits, tuple | list) else logits  # hidden states and attentions follow
+        if isinstance(logits, list) and len(logits) and isinstance(logits[0], np.ndarray | tuple):
+            raise ValueError("expected the logits of all rows, found a list of batches: leave eval_do_concat_batches=False out")
+        logits = logits[0] if isinstance(logits, tuple) else logits  # hidden states and attentions follow
         outputs = Outputs(logits, prediction.label_ids, problem_type, None if num_labels is None else range(num_labels), threshold)
         scores: dict[str, float] = {}
         for metric in metrics: scores |= metric(outputs)
@@ -649,15 +671,20 @@ def build_compute_metrics(
 def _scorer(
     metric: str | Score, # A name, or a score of your own
     problem_type: str | None, # One of TASKS, if known
+    num_labels: int | None, # If known
 ) -> Callable[[Outputs], dict[str, float]]:
-    try: score = find_score(metric, problem_type)
+    try: score = find_score(metric)
     except ValueError:
-        if not isinstance(metric, str) or metric_key(metric) in SCORES: raise
+        if not isinstance(metric, str): raise
         module = load_metric(metric)
         return lambda outputs: _flat(metric, module.compute(predictions=outputs.predictions, references=outputs.labels))
+    find_score(score, problem_type, num_labels)  # raises if it does not fit
     def compute(outputs: Outputs) -> dict[str, float]:
         fitted = find_score(score, outputs.problem_type, len(outputs.label_names))
-        return {score.name: fitted(*outputs.given_to(fitted))}
+        value = fitted(*outputs.given_to(fitted))
+        if np.isfinite(value): return {score.name: value}
+        warnings.warn(f"{score.name} is {value} on these rows and cannot be ranked: it counts as no number", stacklevel=2)
+        return {score.name: float("nan")}
     return compute
 
 def _flat(

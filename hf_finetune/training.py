@@ -9,8 +9,8 @@ __all__ = ['FIELDS', 'RENAMED', 'OWNED', 'RANGES', 'SWITCHES', 'DEFAULTS', 'SAVI
            'EvaluationLine', 'SaveOnInterrupt', 'candidates_of', 'RunFolder', 'describe_run', 'run_fingerprint',
            'check_folder', 'alone', 'new_folder', 'warn_if_wiped', 'plot_learning', 'count_confusions',
            'plot_confusion', 'history_of', 'RunRecord', 'Run', 'build_trainer', 'explain_refusal', 'rehearse',
-           'choose_precision', 'model_label', 'versions', 'finetune', 'one_metric', 'describe_metric', 'check_budget',
-           'cut_steps', 'start_run', 'finish_run', 'train_run']
+           'choose_precision', 'model_label', 'versions', 'finetune', 'one_metric', 'describe_metric', 'content_of',
+           'check_budget', 'cut_steps', 'start_run', 'finish_run', 'train_run']
 
 # %% ../nbs/08_training.ipynb #65d77ac1
 import dataclasses
@@ -18,7 +18,7 @@ import difflib
 import errno
 import hashlib
 import importlib.metadata
-import inspect
+import functools
 import json
 import math
 import os
@@ -26,6 +26,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -56,7 +57,7 @@ from .columns import label_names, problem_type
 from .data import data_fingerprint, data_name, load_data, source_of
 from .device import pick_device, pick_precision, precision_arguments
 from .inference import Predictor, read_temperature, usable_precision
-from .metrics import TASK_METRICS, Outputs, Score, build_compute_metrics, check_metric, direction_of, find_score, keep_logits, known_metrics, metric_key
+from .metrics import TASK_METRICS, Outputs, Score, build_compute_metrics, check_metric, direction_of, find_score, keep_logits, metric_key
 from .model import ModelSource, build_model, fast_dropout, keep_embedding_gradients, quiet_transformers, start_digest
 from .reading import is_interactive, tell
 from .tokenizer import choose_max_length, load_tokenizer, resolve_max_length, tokenize_data
@@ -229,7 +230,7 @@ def weigh_classes(
     problem_type: str,  # As problem_type(data) gives it
 ) -> dict[str, float] | None: # Weight of each label; None if none are asked for
     "Weights of the classes, scaled to mean 1 over the rows of the training split."
-    if class_weight is None: return None
+    if class_weight is None or isinstance(class_weight, Mapping) and not class_weight: return None
     if problem_type != "single_label_classification":
         raise ValueError(f"class_weight is for data with one class per row, and this is a {problem_type.replace('_', ' ')}: leave it out")
     names = label_names(data)
@@ -237,12 +238,14 @@ def weigh_classes(
     if isinstance(class_weight, str) and class_weight == "balanced": weights = 1 / np.maximum(counts, 1)
     elif isinstance(class_weight, Mapping): weights = _asked_weights(class_weight, names)
     else: raise ValueError(f"class_weight must be balanced or a weight for each label ({', '.join(names[:5])}), found {class_weight!r}")
+    weights = weights / max(weights.max(), 1e-300) # So that no sum overflows
     total = float((weights * counts).sum())
     if total == 0: raise ValueError("class_weight gives every training row the weight 0: give at least one of their labels a weight above 0")
     return dict(zip(names, (weights * counts.sum() / total).tolist()))
 
 def _asked_weights(class_weight: Mapping[str, float], names: Sequence[str]) -> np.ndarray:
     asked = {str(name): weight for name, weight in class_weight.items()}
+    if len(asked) < len(class_weight): raise ValueError(f"class_weight names a label twice, found {class_weight!r}")
     unknown = [name for name in asked if name not in names]
     if unknown:
         raise ValueError(f"class_weight names {', '.join(unknown[:3])}, which is no label: the labels are {', '.join(names[:5])}{' …' if len(names) > 5 else ''}")
@@ -668,8 +671,8 @@ class Run(RunRecord):
 
     def _metric_of(self, metric: Score | None) -> str | Score:
         name = self.settings["metric"]
-        if metric is not None and metric_key(metric) != name:
-            raise ValueError(f"{self.folder} was trained for the metric {name}, found {metric_key(metric)}: give that one, or leave it out")
+        if metric is not None and (metric_key(metric), direction_of(metric)) != (name, self.settings["direction"]):
+            raise ValueError(f"{self.folder} was trained to {self.settings['direction']} {name}, found {metric_key(metric)} to {direction_of(metric)}: give that one, or leave it out")
         if metric is None and not self._is_known(name):
             tell(f"{name} is a function of your own, and is not computed again: Run(folder, metric=...) takes it")
             return "loss"
@@ -754,16 +757,24 @@ class Run(RunRecord):
     def test(self) -> dict[str, Interval]: # Loss and metrics on the test split
         "Score the best checkpoint on the test split, each score with its 95% interval, and note it in metrics.json."
         before, scores, outputs = self.scores, self.evaluate("test"), self.outputs("test")
-        found = {name: dataclasses.replace(self._interval(name, outputs), value=value) for name, value in scores.items()}
-        write_json(self.folder / "metrics.json", {**before, "test": {name: dict(value=score.value, low=score.low, high=score.high) for name, score in found.items()}})
+        found = {name: self._interval(name, value, outputs) for name, value in scores.items()}
+        noted = {name: dict(value=score.value, low=score.low, high=score.high) for name, score in found.items()}
+        write_json(self.folder / "metrics.json", {**before, "test": {**before.get("test", {}), **noted}})
         return found
 
-    def _interval(self, name: str, outputs: Outputs) -> Interval:
+    def _interval(self, name: str, value: float, outputs: Outputs) -> Interval:
+        if math.isnan(value): return Interval(value, math.nan, math.nan, 0.95, len(outputs))
+        found = self._bootstrapped(name, outputs)
+        return dataclasses.replace(found, value=value, low=min(found.low, value), high=max(found.high, value)) # The Trainer's loss is rounded to float32
+
+    def _bootstrapped(self, name: str, outputs: Outputs) -> Interval:
         if name == "loss": return bootstrap_interval(Score(name, lambda losses, _: losses.mean(), "minimize", "numbers"), outputs.losses, outputs.losses)
         score = find_score(self._metric if metric_key(self._metric) == name else name, outputs.problem_type, len(outputs.label_names))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # evaluate has told what the metric warns about
-            return bootstrap_interval(score, *outputs.given_to(score))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = bootstrap_interval(score, *outputs.given_to(score))
+        for message in {str(warning.message) for warning in caught if "interval" in str(warning.message)}: tell(message) # evaluate has told the rest
+        return found
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -881,7 +892,7 @@ def finetune(
         raise ValueError(f"output_dir must be a path, or left out, found {output_dir!r}")
     data = load_data(data)
     kind = problem_type(data)
-    metric = one_metric(metric, same_of_trainer, kind)
+    metric = one_metric(metric, same_of_trainer, kind, len(label_names(data)) if kind != "regression" else 1)
     if kind != "single_label_classification" and training_arguments.get("label_smoothing_factor"):
         raise ValueError(f"label_smoothing_factor spreads the target over classes, and the data is a {kind.replace('_', ' ')}: leave it out")
     weights = weigh_classes(class_weight, data, kind)
@@ -916,17 +927,23 @@ def one_metric(
     metric: str | Score | None,  # As given to finetune
     same_of_trainer: str | None, # As metric_for_best_model
     kind: str | None = None,     # Problem type, once it is known
+    num_labels: int | None = None, # Number of classes, once it is known
 ) -> str | Score:                # A name is without eval_
     "The metric that names the best checkpoint, whichever way it was given."
+    if metric is not None and not isinstance(metric, Score) and (not metric or not isinstance(metric, str) and not callable(metric)):
+        raise ValueError(f"metric must be a name or a Score, found {metric!r}")
     if metric and same_of_trainer and metric_key(metric) != metric_key(same_of_trainer):
         raise ValueError(f"metric={metric!r} and metric_for_best_model={same_of_trainer!r} say two things: "
                          "leave one out")
     found = metric or same_of_trainer or TASK_METRICS[kind or "single_label_classification"][0]
     direction_of(found)
-    if kind: check_metric(found, kind)
+    if kind: check_metric(found, kind, num_labels)
     if not isinstance(found, Score): return metric_key(found)
-    if metric_key(found) in known_metrics() and found != find_score(found.name):
-        raise ValueError(f"{found.name} is the name of a built-in metric: give the score of your own another one")
+    try: known = find_score(found.name)
+    except ValueError: known = None
+    taken = (*TIMINGS, "loss", "step", "training_loss", "validation_loss")
+    if found.name in taken or known is not None and known != found:
+        raise ValueError(f"{found.name} is the name of {'a column of the log' if found.name in taken else 'a built-in metric'}: give the score of your own another one")
     return found
 
 def describe_metric(
@@ -934,10 +951,28 @@ def describe_metric(
 ) -> str:                # For the fingerprint of a run
     "The name of a metric; for a function of your own also its direction and a digest of its source."
     if not isinstance(metric, Score): return metric
-    try: source = inspect.getsource(metric.function)
-    except (OSError, TypeError): source = getattr(metric.function, "__qualname__", type(metric.function).__name__)
-    digest = hashlib.sha256(f"{source}{metric.takes}{dict(metric.options)}".encode()).hexdigest()[:8]
+    digest = hashlib.sha256(repr([content_of(metric.function), metric.takes, content_of(dict(metric.options))]).encode()).hexdigest()[:8]
     return f"{metric.name} ({metric.direction}, {digest})"
+
+def content_of(
+    value: Any,                  # A function, or what it holds
+    within: tuple[int, ...] = (), # What is being described, so that nothing goes round in circles
+) -> Any:                        # Plain lists, the same in every process
+    "What a function does, and the values that it does it with."
+    if id(value) in within: return "itself"
+    def of(*parts: Any) -> list[Any]: return [type(value).__name__, *(content_of(part, (*within, id(value))) for part in parts)]
+    if value is None or isinstance(value, (bool, int, float, str, bytes)): return repr(value)
+    if isinstance(value, (list, tuple)): return of(*value)
+    if isinstance(value, (set, frozenset)): return sorted(map(repr, value))
+    if isinstance(value, Mapping): return of(*(item for pair in value.items() for item in pair))
+    if isinstance(value, np.ndarray): return of(value.shape, str(value.dtype), value.tobytes())
+    if isinstance(value, types.CodeType): return of(value.co_code, value.co_names, value.co_consts)
+    if isinstance(value, types.FunctionType):
+        return of(value.__code__, value.__defaults__, value.__kwdefaults__, [cell.cell_contents for cell in value.__closure__ or ()])
+    if isinstance(value, functools.partial): return of(value.func, value.args, value.keywords)
+    if isinstance(value, types.MethodType): return of(value.__func__, value.__self__)
+    if isinstance(value, (type, types.BuiltinFunctionType, types.ModuleType, np.ufunc)): return of(getattr(value, "__module__", ""), getattr(value, "__qualname__", value.__name__))
+    return of(type(value), getattr(type(value).__call__, "__code__", None) if callable(value) else None, getattr(value, "__dict__", None))
 
 # %% ../nbs/08_training.ipynb #a0aec288
 def check_budget(

@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with one folder for each data set")
     parser.add_argument("--toy", action="store_true", help="small sets cut out of the built-in articles instead, to try the script")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="which of the data sets; at most ten classes, one for each row", required=True)
+    parser.add_argument("--only", nargs="+", metavar="NAME", default=[], help="which of the data sets; at most ten classes, one for each row")
     parser.add_argument("--class_weight", nargs="+", choices=["none", "balanced"], default=["none"], help="how the classes are weighted in training (none)")
     parser.add_argument("--seeds", type=int, default=5, help="how many (5)")
     parser.add_argument("--max_steps", type=int, help="stop after so many steps, to try the script")
@@ -80,7 +80,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.child: return write(asked.output, work(**json.loads(asked.child)))
 
-    if not asked.toy and asked.data is None: stop("seeds.py needs --data FOLDER with one folder for each data set, or --toy")
+    if not asked.only or not asked.toy and asked.data is None: stop("seeds.py needs --only NAME ... and --data FOLDER with a folder of each such name, or --toy")
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) if asked.toy else asked.data.resolve()
         if asked.toy: write_toy(data)

@@ -75,7 +75,7 @@ def write_toy(folder: Path) -> None:
     rows = [(row["text"].split("\n")[0], topics[row["label"]]) for row in articles["train"].select(range(2 * TOY_ROWS))]
     pairs = list(zip(rows[::2], rows[1::2]))
     toys = {
-        "binary": [("text", "label"), *((text, "sport" if topic == "sport" else "other") for text, topic in rows[:TOY_ROWS])],
+        "binary": [("text", "label"), *((text, topic if topic == "sports" else "other") for text, topic in rows[:TOY_ROWS])],
         "classes": [("text", "label"), *rows[:TOY_ROWS]],
         "several": [("text", "labels"), *((f"{first} {second}", ", ".join(sorted({one, other}))) for (first, one), (second, other) in pairs)],
         "numbers": [("text", "label"), *((text, f"{len(text) / 10}") for text, topic in rows[:TOY_ROWS])],
