@@ -75,9 +75,8 @@ def fit_temperature(
 class Calibration:
     "Content of calibration.json: a temperature, and what it was fitted on."
     temperature: float                # All logits are divided by it
-    split: str                        # Fitted on
-    rows: int                         # Of the split
-    log_loss: dict[str, float]        # On that split, before and after
+    rows: int                         # Of validation
+    log_loss: dict[str, float]        # On them, before and after
     expected_calibration_error: dict[str, float] # Likewise
     checkpoint: str                   # Name of the best checkpoint
     weights: str                      # SHA-256 of its weights
@@ -85,26 +84,22 @@ class Calibration:
     def __repr__(self) -> str:
         changes = {"log loss": self.log_loss, "calibration error": self.expected_calibration_error}
         words = ", ".join(f"{name} {change['before']:.4f} → {change['after']:.4f}" for name, change in changes.items())
-        return f"temperature {self.temperature:.4f} for {self.checkpoint}, from {self.rows} {self.split} rows: {words}"
+        return f"temperature {self.temperature:.4f} for {self.checkpoint}, from {self.rows} validation rows: {words}"
 
 # %% ../nbs/09_calibration.ipynb #eeb7edf0
 FEW_TO_CALIBRATE = 100
 
 def calibrate(
-    run: Run,                  # Trained
-    split: str = "validation", # Neither train nor test
-) -> Calibration:              # As it is written into the run folder
-    "Fit the temperature of a run on validation and note it in calibration.json."
-    if not isinstance(run, Run): raise ValueError(f"expected a Run, as finetune gives it, found {type(run).__name__}: Run(folder) opens one")
-    if split in ("train", "test"):
-        why = "the model has learned these rows by heart" if split == "train" else "the scores on test would be about rows that were fitted"
-        raise ValueError(f"a temperature cannot be fitted on {split}: {why}; leave split out, for validation")
-    outputs = run.outputs(split)
+    run: Run,         # Trained
+) -> Calibration:     # As it is written into the run folder
+    "Fit the temperature of a run on its validation split and note it in calibration.json."
+    if not isinstance(run, Run): raise ValueError(f"expected a Run, as finetune gives it, found {run!r}: Run(folder) opens one")
+    outputs = run.outputs("validation")
     temperature, best = fit_temperature(outputs), run.best
     if len(outputs) < FEW_TO_CALIBRATE: tell(f"temperature: {len(outputs)} rows are few, and other rows would give another one")
     both = dict(before=outputs, after=at_temperature(outputs, temperature))
     error = {when: SCORES["expected_calibration_error"](there.probabilities, there.labels) for when, there in both.items()}
-    found = Calibration(temperature, split, len(outputs), {when: float(there.losses.mean()) for when, there in both.items()}, error, best.checkpoint, best.weights["sha256"])
+    found = Calibration(temperature, len(outputs), {when: float(there.losses.mean()) for when, there in both.items()}, error, best.checkpoint, best.weights["sha256"])
     write_json(run.folder / CALIBRATION, asdict(found))
     return found
 

@@ -167,9 +167,10 @@ def run_calibrate(
 ) -> int:              # Exit code
     "Fit the temperature of a run on its validation split, for predict --calibrated."
     with redirect_stdout(sys.stderr):
+        from dataclasses import asdict
         from hf_finetune.calibration import calibrate
         found = calibrate(open_run(folder, data, name))
-    print(found)
+    print(json.dumps(asdict(found)))
     return 0
 
 # %% ../nbs/11_cli.ipynb #773e79fb

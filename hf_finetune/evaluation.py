@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from .data import load_data
-from .metrics import TASK_METRICS, TASKS, Outputs, Score, find_score
+from .metrics import TASK_METRICS, TASKS, Outputs, Score, fit_score
 from .model import ModelSource
 from .reading import is_interactive, tell
 from .training import CONFUSION_LABELS, Run, check_arguments, finetune, plot_confusion
@@ -33,8 +33,8 @@ from .uncertainty import bootstrap_interval
 
 # %% ../nbs/09_evaluation.ipynb #7faa603f
 FITTING = dict(
-    single_label_classification="confusion_table, class_report, top_losses, slice_scores, reliability and calibrate, and with two classes best_threshold",
-    multi_label_classification="class_report, top_losses, slice_scores, reliability, calibrate and best_threshold",
+    single_label_classification="confusion_table, class_report, top_losses, slice_scores, and of hf_finetune.calibration reliability and calibrate, with two classes also best_threshold",
+    multi_label_classification="class_report, top_losses, slice_scores, and of hf_finetune.calibration reliability, calibrate and best_threshold",
     regression="top_losses and slice_scores")
 
 def check_outputs(
@@ -240,10 +240,7 @@ def find_slices(
 
 # %% ../nbs/09_evaluation.ipynb #fa5c3027
 def _scored(outputs: Outputs, metric: str | Score | None) -> tuple[Score, np.ndarray, np.ndarray]:
-    "A score and its two sides; of the loss both are the losses."
-    if metric in ("loss", "eval_loss"): return Score("loss", lambda losses, _: losses.mean(), "minimize", "numbers"), outputs.losses, outputs.losses
-    score = find_score(metric or TASK_METRICS[outputs.problem_type][0], outputs.problem_type, len(outputs.label_names))
-    return score, *outputs.given_to(score)
+    return fit_score(outputs, metric or TASK_METRICS[outputs.problem_type][0])
 
 # %% ../nbs/09_evaluation.ipynb #34e65986
 FEW_ROWS = 30
@@ -288,7 +285,9 @@ def plot_slices(
     axis.axvline(whole["score"], color="black", linestyle="--", label="all rows")
     worst = slices["score"].idxmin() if score.direction == "maximize" else slices["score"].idxmax()
     axis.set(xlabel=score.name, ylabel=f"{table.index.name} (rows)", yticks=range(len(slices)), ylim=(len(slices) - 0.5, -0.5))
-    axis.set_title(f"{score.name} {slices['score'][worst]:.2f} for {table.index.name} {str(worst)[:30]}, {whole['score']:.2f} for all rows", parse_math=False)
+    apart = slices["high"][worst] < whole["score"] if score.direction == "maximize" else slices["low"][worst] > whole["score"]
+    found = f"{score.name} {slices['score'][worst]:.2f} for {table.index.name} {str(worst)[:30]}, {whole['score']:.2f} for all rows"
+    axis.set_title(found if apart else f"No slice is worse than {score.name} {whole['score']:.2f} beyond chance", parse_math=False)
     axis.locator_params(axis="x", nbins=6)
     axis.set_yticklabels([f"{str(name)[:30]} ({count})" for name, count in zip(slices.index, slices["rows"])], parse_math=False)
     axis.legend()
@@ -316,6 +315,7 @@ def describe_spread(
     from scipy.stats import t
     if isinstance(confidence_level, bool) or not isinstance(confidence_level, Real) or not 0 < confidence_level < 1:
         raise ValueError(f"confidence_level must be a number between 0 and 1, such as 0.95, found {confidence_level!r}")
+    if len(scores) < 2: raise ValueError(f"one score has no spread: give at least 2 rows, one for each seed, found {len(scores)}")
     mean, deviation, seeds = scores.mean(), scores.std(ddof=1), scores.count()
     half = t.ppf((1 + confidence_level) / 2, seeds - 1) * deviation / seeds**0.5
     return pd.DataFrame(dict(mean=mean, standard_deviation=deviation, low=mean - half, high=mean + half, seeds=seeds)).rename_axis("metric")
@@ -369,7 +369,7 @@ def finetune_seeds(
         raise ValueError(f"output_dir must be a path, or left out, found {output_dir!r}")
     seeds, data, runs = check_seeds(seeds), load_data(data), []
     metric = arguments.get("metric") if isinstance(arguments.get("metric"), Score) else None
-    for number, seed in enumerate(tqdm(seeds, desc="seeds", disable=not is_interactive()), 1):
+    for number, seed in enumerate(tqdm(seeds, desc="seeds", disable=arguments.get("disable_tqdm", not is_interactive())), 1):
         tell(f"seed {seed}: run {number} of {len(seeds)}")
         folder = None if output_dir is None else Path(output_dir).expanduser() / f"seed-{seed}"
         run = finetune(model, data, folder, seed=seed, **copy.deepcopy(arguments))

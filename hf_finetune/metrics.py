@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TASKS', 'OF_CLASSES', 'OF_NUMBERS', 'SCORES', 'AVERAGED', 'AVERAGES', 'ALIASES', 'GLUE', 'TASK_METRICS', 'metric_key',
            'check_pair', 'confidence_of', 'bin_of', 'Score', 'find_score', 'load_metric', 'softmax', 'sigmoid',
-           'check_threshold', 'Outputs', 'check_metric', 'build_compute_metrics', 'keep_logits', 'known_metrics',
+           'check_threshold', 'Outputs', 'fit_score', 'check_metric', 'build_compute_metrics', 'keep_logits',
            'direction_of']
 
 # %% ../nbs/03_metrics.ipynb #9086a41b
@@ -48,7 +48,8 @@ def _as_array(
     "The values as an array, or a `ValueError` that says what is wrong with them."
     try: array = np.array(values.detach().double().cpu() if hasattr(values, "detach") else values, dtype=np.float64)  # a copy, which scores may change
     except (TypeError, ValueError):
-        raise ValueError(f"`{name}` must hold one number per row, or rows of equal length, found {str(values)[:60]}") from None
+        hint = ": give outputs.predictions (or .probabilities) and outputs.labels" if hasattr(values, "logits") else ""
+        raise ValueError(f"`{name}` must hold one number per row, or rows of equal length, found {str(values)[:60]}{hint}") from None
     if array.ndim not in (1, 2): raise ValueError(f"`{name}` must have the shape (rows,) or (rows, columns), found {array.shape}")
     return array
 
@@ -56,6 +57,8 @@ def _check_values(name: str, values: np.ndarray, kind: str) -> None:
     if kind == "classes": bad, expected, hint = ~(np.abs(values) < 2**53) | (values != np.round(values)), "class numbers such as 0 and 1", "take the argmax of logits or probabilities first"
     elif kind == "numbers": bad, expected, hint = ~np.isfinite(values), "finite numbers", "if the training has diverged, try a lower learning_rate"
     else: bad, expected, hint = ~((values >= 0) & (values <= 1)), "probabilities from 0 to 1", "take the softmax (or, for several labels per row, the sigmoid) of logits first"
+    if kind == "classes" and values.ndim == 2: bad, expected, hint = ~np.isin(values, (0, 1)), "0 or 1 for each label", "give one row of zeros and ones for each text"
+    elif kind == "classes" and not bad.any(): bad = values < 0
     if kind == "numbers" and values.ndim > 1: raise ValueError(f"`{name}` must hold one number per row, found the shape {values.shape}")
     if bad.any():
         raise ValueError(f"`{name}` must be {expected}, but found {values[bad][0]} ({_rows(bad.reshape(len(bad), -1).any(axis=1))}): {hint}")
@@ -71,12 +74,12 @@ def check_pair(
     if not len(references) and not len(predictions):
         raise ValueError("there are no rows to score: give at least one prediction and its reference")
     if len(predictions) != len(references):
-        raise ValueError(f"expected one prediction for each reference, found {len(predictions)} predictions and {len(references)} references")
+        raise ValueError(f"expected one prediction for each reference, found {len(predictions)} predictions and {len(references)} references: give both for the same rows")
     kinds = dict(predictions=takes, references="numbers" if takes == "numbers" else "classes")
     for name, values in dict(predictions=predictions, references=references).items(): _check_values(name, values, kinds[name])
     if takes != "probabilities":
         if predictions.shape != references.shape:
-            raise ValueError(f"predictions and references must have the same shape, found {predictions.shape} and {references.shape}")
+            raise ValueError(f"predictions and references must have the same shape, found {predictions.shape} and {references.shape}: give one class per row, or one column per label, in both")
         return (predictions, references) if takes == "numbers" else (predictions.astype(int), references.astype(int))
     references = references.astype(int)
     _check_probabilities(predictions, references)
@@ -132,9 +135,15 @@ def _class_score(
     ) -> float | list[float]: # One value per class if average is None
         import sklearn.metrics
         sides = dict(predictions=predictions, references=references)
+        if average == "binary" and (references.ndim == 2 or len({*predictions, *references, pos_label}) > 2):
+            found = "several labels per row" if references.ndim == 2 else f"the classes {', '.join(map(str, sorted({*predictions, *references})[:5]))}"
+            raise ValueError(f"{name} of class {pos_label} against one other is asked for, but found {found}: use {name}_macro or average=\"macro\"")
         if average == "binary": counted = [pos_label]
         elif labels is not None: counted = labels
-        elif average == "micro": counted = []
+        elif average == "micro":
+            counted = []
+            for side, word in words.items():
+                if references.ndim == 2 and not sides[side].any(): warnings.warn(f"no label is {word} in any row: {name} is 0 by definition", stacklevel=3)
         else: counted = range(references.shape[1]) if references.ndim == 2 else np.union1d(predictions, references)
         _warn_absent(name, {word: sides[side] for side, word in words.items()}, counted)
         value = getattr(sklearn.metrics, f"{name}_score")(references, predictions, labels=labels, pos_label=pos_label, average=average,
@@ -434,7 +443,8 @@ def _named(key: str) -> Score:
     if key in SCORES: return SCORES[key]
     if key in ALIASES: return replace(SCORES[ALIASES[key]], name=key)
     if base in AVERAGED and average in AVERAGES: return replace(SCORES[base], name=key, options=dict(average=average))
-    nearest = get_close_matches(key.lower(), [name for name in (*SCORES, "loss") if name != key], n=1)
+    if key == "loss": raise ValueError("the loss is computed by the model, and reported anyway: of predictions, log_loss and mse are the same")
+    nearest = get_close_matches(key.lower(), [*SCORES, "loss"], n=1)
     hint = f"did you mean `{nearest[0]}`? " if nearest else ""
     raise ValueError(f"there is no built-in metric `{key}`: {hint}choose one of {', '.join(SCORES)} (f1, precision and recall also with an average, as in f1_macro), "
                      "or give a Score of your own")
@@ -605,6 +615,17 @@ class Outputs:
         return (self.probabilities if score.takes == "probabilities" else self.predictions), self.labels
 
 # %% ../nbs/03_metrics.ipynb #e985fccc
+def fit_score(
+    outputs: Outputs, # Of one set of rows
+    metric: str | Score, # loss, a name that fits the task, or a score of your own
+) -> tuple[Score, np.ndarray, np.ndarray]: # The score, predictions and references; of the loss both are the losses of the rows
+    "A metric with the average that fits the outputs, and both its sides."
+    if isinstance(metric, str) and metric_key(metric) == "loss": return Score("loss", _mean_of_losses, "minimize", "numbers"), outputs.losses, outputs.losses
+    score = find_score(metric, outputs.problem_type, len(outputs.label_names))
+    return score, *outputs.given_to(score)
+
+def _mean_of_losses(losses: np.ndarray, references: np.ndarray) -> float: return float(losses.mean())
+
 def _check_outputs(logits: np.ndarray, labels: np.ndarray, kind: str, columns: int, threshold: Any) -> None:
     if not len(labels): raise ValueError("there are no rows to score: the evaluated split is empty")
     if logits.shape != (len(labels), columns) or kind == "regression" and columns != 1 or kind != "regression" and columns < 2:
@@ -704,10 +725,6 @@ def keep_logits(
     return outputs[0] if isinstance(outputs, tuple | list) else outputs
 
 # %% ../nbs/03_metrics.ipynb #f2dcbdbf
-def known_metrics() -> list[str]: # Names without eval_
-    "The metrics that a run can be judged by: those whose direction is known."
-    return sorted([*SCORES, "loss"])
-
 def direction_of(
     metric: str | Score, # Name with or without eval_, or a score of your own
 ) -> str: # maximize or minimize

@@ -57,7 +57,7 @@ from .columns import label_names, problem_type
 from .data import data_fingerprint, data_name, load_data, source_of
 from .device import pick_device, pick_precision, precision_arguments
 from .inference import Predictor, read_temperature, usable_precision
-from .metrics import TASK_METRICS, Outputs, Score, build_compute_metrics, check_metric, direction_of, find_score, keep_logits, metric_key
+from .metrics import TASK_METRICS, Outputs, Score, build_compute_metrics, check_metric, direction_of, find_score, fit_score, keep_logits, metric_key
 from .model import ModelSource, build_model, fast_dropout, keep_embedding_gradients, quiet_transformers, start_digest
 from .reading import is_interactive, tell
 from .tokenizer import choose_max_length, load_tokenizer, resolve_max_length, tokenize_data
@@ -768,11 +768,10 @@ class Run(RunRecord):
         return dataclasses.replace(found, value=value, low=min(found.low, value), high=max(found.high, value)) # The Trainer's loss is rounded to float32
 
     def _bootstrapped(self, name: str, outputs: Outputs) -> Interval:
-        if name == "loss": return bootstrap_interval(Score(name, lambda losses, _: losses.mean(), "minimize", "numbers"), outputs.losses, outputs.losses)
-        score = find_score(self._metric if metric_key(self._metric) == name else name, outputs.problem_type, len(outputs.label_names))
+        score, *sides = fit_score(outputs, self._metric if metric_key(self._metric) == name else name)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            found = bootstrap_interval(score, *outputs.given_to(score))
+            found = bootstrap_interval(score, *sides)
         for message in {str(warning.message) for warning in caught if "interval" in str(warning.message)}: tell(message) # evaluate has told the rest
         return found
 
