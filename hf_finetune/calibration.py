@@ -8,6 +8,7 @@ __all__ = ['COOLEST', 'HOTTEST', 'FEW_TO_CALIBRATE', 'TRIED', 'FEW_POSITIVES', '
            'best_threshold', 'plot_thresholds']
 
 # %% ../nbs/09_calibration.ipynb #25f69192
+import copy
 import math
 import warnings
 from collections.abc import Sequence
@@ -50,9 +51,12 @@ def at_temperature(
     check_outputs(outputs, TASKS[:2], "a temperature")
     if isinstance(temperature, bool) or not isinstance(temperature, Real) or not 0 < temperature < math.inf:
         raise ValueError(f"temperature must be a number above 0, found {temperature!r}")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="all logits lie between 0 and 1")  # they were checked before they were divided
-        return replace(outputs, logits=outputs.logits / temperature)
+    return _with_logits(outputs, outputs.logits / temperature)
+
+def _with_logits(outputs: Outputs, logits: np.ndarray) -> Outputs: # Logits that were checked may look like probabilities when they are divided
+    found = copy.copy(outputs)
+    object.__setattr__(found, "logits", logits)
+    return found
 
 # %% ../nbs/09_calibration.ipynb #48afe4b6
 COOLEST, HOTTEST = 0.1, 10.0
@@ -212,6 +216,7 @@ FEW_POSITIVES = 10
 
 def _best(table: pd.DataFrame, direction: str) -> float:
     values = table["score"] if direction == "maximize" else -table["score"]
+    if values.isna().all(): raise ValueError("the metric has no value at any threshold: look at what it returns, or take another one")
     tied = table["threshold"][values >= values.max() - 1e-12]
     return float(tied.iloc[abs(tied - 0.5).argmin()])
 

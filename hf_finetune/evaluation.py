@@ -10,8 +10,9 @@ __all__ = ['FITTING', 'FEW_ROWS', 'check_outputs', 'confusion_table', 'new_axis'
 # %% ../nbs/09_evaluation.ipynb #0772d336
 import copy
 import gc
+import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -131,7 +132,8 @@ def check_rows(
     if "label" not in rows.column_names: return
     labels, truth = rows["label"][:], outputs.labels
     if outputs.problem_type == TASKS[1]: labels, truth = [sorted(row) for row in labels], [np.flatnonzero(row).tolist() for row in truth]
-    wrong = [number for number, (here, there) in enumerate(zip(labels, truth)) if here != there]
+    def differ(here: Any, there: Any) -> bool: return not math.isclose(here, there, rel_tol=1e-6, abs_tol=1e-6) if outputs.problem_type == "regression" else here != there
+    wrong = [number for number, (here, there) in enumerate(zip(labels, truth)) if differ(here, there)] # Numbers were rounded to float32
     if wrong: raise ValueError(f"row {wrong[0]} has the label {labels[wrong[0]]}, and its output was made for {truth[wrong[0]]}: {where}")
 
 # %% ../nbs/09_evaluation.ipynb #8465075f
@@ -200,11 +202,16 @@ def _groups(values: pd.Series, parts: int, name: str) -> dict[str, np.ndarray]:
         edges = np.unique(np.quantile(values[~missing], np.arange(1, parts) / parts, method="lower"))
         place = np.searchsorted(edges, values.to_numpy())
         inside = [(place == number) & ~missing for number in range(len(edges) + 1)]
-        found = {f"{values[rows].min():g} to {values[rows].max():g}": rows for rows in inside if rows.any()}
+        ends = [(values[rows].min(), values[rows].max(), rows) for rows in inside if rows.any()]
+        digits = next((digits for digits in (6, 9, 12) if len({f"{low:.{digits}g}" for low, _, _ in ends}) == len(ends)), 17)
+        found = {f"{low:.{digits}g} to {high:.{digits}g}": rows for low, high, rows in ends}
     else:
         if distinct > max(10, len(values) / 2): raise ValueError(f"{name} has {distinct} different values in {len(values)} rows: give something coarser, with several rows for each")
         order = values.cat.categories if isinstance(values.dtype, pd.CategoricalDtype) else sorted(values[~missing].unique(), key=lambda value: (str(type(value)), value))
-        found = {str(value): (values == value).to_numpy() for value in order if (values == value).any()}
+        present = [value for value in order if (values == value).any()]
+        names = [str(value) for value in present]
+        if len({*names}) < len(names) or missing.any() and "missing" in names: names = [repr(value) for value in present] # Such as 1 and "1"
+        found = {name: (values == value).to_numpy() for name, value in zip(names, present)}
     return found | ({"missing": missing} if missing.any() else {})
 
 # %% ../nbs/09_evaluation.ipynb #97915b51
@@ -234,6 +241,7 @@ def find_slices(
             raise ValueError(f"there is no column {by!r}: by must be label, length, one of {', '.join(rows.column_names)}, or one value per row")
         if by != "length": return _groups(_column(rows, by), parts, by)
         by = [sum(len(text.split()) for text in texts) for texts in zip(*(rows[name] for name in ("text", "text_pair") if name in rows.column_names))]
+    if not isinstance(by, Iterable): raise ValueError(f"by must be label, length, a column of the rows, or one value per row, found {by!r}")
     values = pd.Series(list(by))
     if len(values) != len(outputs): raise ValueError(f"by must hold one value for each of {len(outputs)} rows, found {len(values)}")
     return _groups(values, parts, "by")
@@ -248,7 +256,9 @@ FEW_ROWS = 30
 def _sliced(score: Score, predictions: np.ndarray, references: np.ndarray) -> dict[str, Any]:
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        interval = bootstrap_interval(score, predictions, references)
+        try: interval = bootstrap_interval(score, predictions, references)
+        except ValueError as error: # A function of your own without a value on these rows
+            return dict(rows=len(references), score=math.nan, low=math.nan, high=math.nan, note=str(error))
     notes = [f"under {FEW_ROWS} rows"] * (len(references) < FEW_ROWS) + [str(warning.message) for warning in found[:1]]
     return dict(rows=len(references), score=interval.value, low=interval.low, high=interval.high, note="; ".join(notes))
 
@@ -283,7 +293,9 @@ def plot_slices(
         axis.plot([low, high], [place, place], color="0.5")
         axis.plot(value, place, marker="o", color="black", fillstyle="none" if count < FEW_ROWS else "full")
     axis.axvline(whole["score"], color="black", linestyle="--", label="all rows")
-    worst = slices["score"].idxmin() if score.direction == "maximize" else slices["score"].idxmax()
+    valued = slices["score"].dropna()
+    if not len(valued): raise ValueError(f"{score.name} has no value on any slice: take other slices or another metric")
+    worst = valued.idxmin() if score.direction == "maximize" else valued.idxmax()
     axis.set(xlabel=score.name, ylabel=f"{table.index.name} (rows)", yticks=range(len(slices)), ylim=(len(slices) - 0.5, -0.5))
     apart = slices["high"][worst] < whole["score"] if score.direction == "maximize" else slices["low"][worst] > whole["score"]
     found = f"{score.name} {slices['score'][worst]:.2f} for {table.index.name} {str(worst)[:30]}, {whole['score']:.2f} for all rows"
@@ -372,7 +384,7 @@ def finetune_seeds(
     for number, seed in enumerate(tqdm(seeds, desc="seeds", disable=arguments.get("disable_tqdm", not is_interactive())), 1):
         tell(f"seed {seed}: run {number} of {len(seeds)}")
         folder = None if output_dir is None else Path(output_dir).expanduser() / f"seed-{seed}"
-        run = finetune(model, data, folder, seed=seed, **copy.deepcopy(arguments))
+        run = finetune(model, data, folder, seed=seed, **{**arguments, "callbacks": copy.deepcopy(arguments.get("callbacks", ()))})
         runs.append(Run(run.folder, data, metric=metric))  # without the model of this seed, and its rows
         del run
         gc.collect()  # what is left of the trainer refers to itself

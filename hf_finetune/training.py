@@ -22,6 +22,7 @@ import functools
 import json
 import math
 import os
+import pickle
 import shutil
 import signal
 import tempfile
@@ -764,7 +765,10 @@ class Run(RunRecord):
 
     def _interval(self, name: str, value: float, outputs: Outputs) -> Interval:
         if math.isnan(value): return Interval(value, math.nan, math.nan, 0.95, len(outputs))
-        found = self._bootstrapped(name, outputs)
+        try: found = self._bootstrapped(name, outputs)
+        except ValueError as error: # A function without a value on some resamples
+            tell(f"no interval of {name}: {error}")
+            return Interval(value, math.nan, math.nan, 0.95, len(outputs))
         return dataclasses.replace(found, value=value, low=min(found.low, value), high=max(found.high, value)) # The Trainer's loss is rounded to float32
 
     def _bootstrapped(self, name: str, outputs: Outputs) -> Interval:
@@ -954,24 +958,35 @@ def describe_metric(
     return f"{metric.name} ({metric.direction}, {digest})"
 
 def content_of(
-    value: Any,                  # A function, or what it holds
+    value: Any,                   # A function, or what it holds
     within: tuple[int, ...] = (), # What is being described, so that nothing goes round in circles
-) -> Any:                        # Plain lists, the same in every process
+) -> Any:                         # The same in every process; an object of a class of its own as pickle sees it
     "What a function does, and the values that it does it with."
     if id(value) in within: return "itself"
-    def of(*parts: Any) -> list[Any]: return [type(value).__name__, *(content_of(part, (*within, id(value))) for part in parts)]
-    if value is None or isinstance(value, (bool, int, float, str, bytes)): return repr(value)
-    if isinstance(value, (list, tuple)): return of(*value)
+    def of(parts: Any) -> list[Any]: return [type(value).__name__, *(content_of(part, (*within, id(value))) for part in parts)]
+    if isinstance(value, types.CodeType): return of([value.co_code.hex(), *value.co_names, *value.co_consts])
+    if isinstance(value, types.FunctionType): return of([value.__code__, value.__defaults__, value.__kwdefaults__, _cells(value), _used_globals(value)])
+    if isinstance(value, types.MethodType): return of([value.__func__, value.__self__])
+    if isinstance(value, functools.partial): return of([value.func, value.args, *sorted(value.keywords.items())])
     if isinstance(value, (set, frozenset)): return sorted(map(repr, value))
-    if isinstance(value, Mapping): return of(*(item for pair in value.items() for item in pair))
-    if isinstance(value, np.ndarray): return of(value.shape, str(value.dtype), value.tobytes())
-    if isinstance(value, types.CodeType): return of(value.co_code, value.co_names, value.co_consts)
-    if isinstance(value, types.FunctionType):
-        return of(value.__code__, value.__defaults__, value.__kwdefaults__, [cell.cell_contents for cell in value.__closure__ or ()])
-    if isinstance(value, functools.partial): return of(value.func, value.args, value.keywords)
-    if isinstance(value, types.MethodType): return of(value.__func__, value.__self__)
-    if isinstance(value, (type, types.BuiltinFunctionType, types.ModuleType, np.ufunc)): return of(getattr(value, "__module__", ""), getattr(value, "__qualname__", value.__name__))
-    return of(type(value), getattr(type(value).__call__, "__code__", None) if callable(value) else None, getattr(value, "__dict__", None))
+    if isinstance(value, (list, tuple)): return of(value) # Not pickled as a whole: that depends on which parts are one object
+    if isinstance(value, dict): return of(value.items())
+    call = getattr(type(value).__call__, "__code__", None) if callable(value) and not isinstance(value, type) else None
+    try: return [hashlib.sha256(pickle.dumps(value, protocol=4)).hexdigest(), *([content_of(call, within)] if call else [])]
+    except Exception: return type(value).__qualname__ # Whatever a class does when it is pickled
+
+def _cells(function: types.FunctionType) -> list[Any]:
+    cells = [cell for cell in function.__closure__ or () if cell != types.CellType()]
+    return [cell.cell_contents for cell in cells]
+
+def _used_globals(function: types.FunctionType) -> list[Any]: # Helpers and numbers of the same notebook or file
+    def names(code: types.CodeType) -> set[str]:
+        return {*code.co_names}.union(*(names(part) for part in code.co_consts if isinstance(part, types.CodeType)))
+    there = {name: function.__globals__[name] for name in sorted(names(function.__code__)) if name in function.__globals__}
+    return [(name, value) for name, value in there.items() if isinstance(value, (bool, int, float, str, np.generic))
+            or isinstance(value, types.FunctionType) and value.__module__ == function.__module__]
+
+
 
 # %% ../nbs/08_training.ipynb #a0aec288
 def check_budget(
