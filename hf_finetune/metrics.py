@@ -53,15 +53,20 @@ def _as_array(
     if array.ndim not in (1, 2): raise ValueError(f"`{name}` must have the shape (rows,) or (rows, columns), found {array.shape}")
     return array
 
+_EXPECTED = dict( # What each kind of values must be, and the way there
+    classes=("class numbers such as 0 and 1", "take the argmax of logits or probabilities first"),
+    labels=("0 or 1 for each label", "give one row of zeros and ones for each text"),
+    probabilities=("probabilities from 0 to 1", "take the softmax (or, for several labels per row, the sigmoid) of logits first"),
+    numbers=("finite numbers", "if the training has diverged, try a lower learning_rate"))
+
 def _check_values(name: str, values: np.ndarray, kind: str) -> None:
-    if kind == "classes": bad, expected, hint = ~(np.abs(values) < 2**53) | (values != np.round(values)), "class numbers such as 0 and 1", "take the argmax of logits or probabilities first"
-    elif kind == "numbers": bad, expected, hint = ~np.isfinite(values), "finite numbers", "if the training has diverged, try a lower learning_rate"
-    else: bad, expected, hint = ~((values >= 0) & (values <= 1)), "probabilities from 0 to 1", "take the softmax (or, for several labels per row, the sigmoid) of logits first"
-    if kind == "classes" and values.ndim == 2: bad, expected, hint = ~np.isin(values, (0, 1)), "0 or 1 for each label", "give one row of zeros and ones for each text"
-    elif kind == "classes" and not bad.any(): bad = values < 0
     if kind == "numbers" and values.ndim > 1: raise ValueError(f"`{name}` must hold one number per row, found the shape {values.shape}")
-    if bad.any():
-        raise ValueError(f"`{name}` must be {expected}, but found {values[bad][0]} ({_rows(bad.reshape(len(bad), -1).any(axis=1))}): {hint}")
+    if kind == "classes" and values.ndim == 2: kind = "labels"
+    good = dict(classes=(values >= 0) & (values < 2**53) & (values == np.round(values)), labels=np.isin(values, (0, 1)),
+                probabilities=(values >= 0) & (values <= 1), numbers=np.isfinite(values))[kind]  # NaN is none of them
+    expected, hint = _EXPECTED[kind]
+    if not good.all():
+        raise ValueError(f"`{name}` must be {expected}, but found {values[~good][0]} ({_rows(~good.reshape(len(good), -1).all(axis=1))}): {hint}")
 
 # %% ../nbs/03_metrics.ipynb #d21bfb9b
 def check_pair(
@@ -89,11 +94,11 @@ def _check_probabilities(predictions: np.ndarray, references: np.ndarray) -> Non
     columns = 2 if predictions.ndim == 1 else predictions.shape[1]
     if references.ndim == 2:
         if references.shape != predictions.shape:
-            raise ValueError(f"expected a probability for each of {references.shape[1]} labels, found predictions of shape {predictions.shape}")
-        bad, expected = ~np.isin(references, (0, 1)).all(axis=1), "0 or 1 for each label"
-    else: bad, expected = ~np.isin(references, range(columns)), f"class numbers from 0 to {columns - 1}"
-    if bad.any(): raise ValueError(f"`references` must be {expected}, but found {references[bad][0]} ({_rows(bad)})")
-    if references.ndim == 1 and predictions.ndim == 2 and (bad := abs(predictions.sum(axis=1) - 1) > 1e-3).any():
+            raise ValueError(f"expected a probability for each of {references.shape[1]} labels, found predictions of shape {predictions.shape}: give one column for each label")
+        return
+    if (bad := references >= columns).any():
+        raise ValueError(f"`references` must be class numbers from 0 to {columns - 1}, but found {references[bad][0]} ({_rows(bad)}): give one probability for each class")
+    if predictions.ndim == 2 and (bad := abs(predictions.sum(axis=1) - 1) > 1e-3).any():
         raise ValueError(f"the probabilities of a row must sum to 1, but found {predictions[bad][0].sum():.6g} ({_rows(bad)}): take the softmax of the logits")
 
 # %% ../nbs/03_metrics.ipynb #40001e77
@@ -167,7 +172,7 @@ def _balanced_accuracy(
     "Mean recall of the classes that occur among the references."
     from sklearn.metrics import balanced_accuracy_score
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")  # said below in the words of this library
+        warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")  # wrong answers like any other
         warnings.filterwarnings("ignore", message="A single label was found")
         value = balanced_accuracy_score(references, predictions, sample_weight=sample_weight, adjusted=adjusted and len(np.unique(references)) > 1)
     if len(np.unique(references)) == 1:
@@ -660,6 +665,34 @@ def check_metric(
     if not isinstance(metric, str) or metric_key(metric) != "loss": find_score(metric, problem_type, num_labels)
 
 # %% ../nbs/03_metrics.ipynb #24f6114e
+def _scorer(
+    metric: str | Score, # A name, or a score of your own
+    problem_type: str | None, # One of TASKS, if known
+    num_labels: int | None, # If known
+) -> Callable[[Outputs], dict[str, float]]:
+    try: score = find_score(metric)
+    except ValueError:
+        if not isinstance(metric, str): raise
+        module = load_metric(metric)
+        return lambda outputs: _flat(metric, module.compute(predictions=outputs.predictions, references=outputs.labels))
+    find_score(score, problem_type, num_labels)  # raises if it does not fit
+    def compute(outputs: Outputs) -> dict[str, float]:
+        fitted = find_score(score, outputs.problem_type, len(outputs.label_names))
+        value = fitted(*outputs.given_to(fitted))
+        if np.isfinite(value): return {score.name: value}
+        warnings.warn(f"{score.name} is {value} on these rows and cannot be ranked: it counts as no number", stacklevel=2)
+        return {score.name: float("nan")}
+    return compute
+
+def _flat(
+    name: str, # Of the metric
+    result: Any, # What its module returned
+) -> dict[str, float]:
+    try: return {key: float(value) for key, value in result.items()}
+    except (TypeError, ValueError, AttributeError):
+        raise ValueError(f"`{name}` must give one number for each of its names, found {str(result)[:80]}: write a Score around it") from None
+
+# %% ../nbs/03_metrics.ipynb #a20b189a
 def build_compute_metrics(
     names: "str | Score | Sequence[str | Score]", # Metrics to report, with or without eval_; glue/mrpc and the like are several; the Trainer adds loss by itself
     num_labels: int | None = None,   # Number of classes; as many as the logits have columns if None
@@ -688,33 +721,6 @@ def build_compute_metrics(
         for metric in metrics: scores |= metric(outputs)
         return scores
     return compute_metrics
-
-def _scorer(
-    metric: str | Score, # A name, or a score of your own
-    problem_type: str | None, # One of TASKS, if known
-    num_labels: int | None, # If known
-) -> Callable[[Outputs], dict[str, float]]:
-    try: score = find_score(metric)
-    except ValueError:
-        if not isinstance(metric, str): raise
-        module = load_metric(metric)
-        return lambda outputs: _flat(metric, module.compute(predictions=outputs.predictions, references=outputs.labels))
-    find_score(score, problem_type, num_labels)  # raises if it does not fit
-    def compute(outputs: Outputs) -> dict[str, float]:
-        fitted = find_score(score, outputs.problem_type, len(outputs.label_names))
-        value = fitted(*outputs.given_to(fitted))
-        if np.isfinite(value): return {score.name: value}
-        warnings.warn(f"{score.name} is {value} on these rows and cannot be ranked: it counts as no number", stacklevel=2)
-        return {score.name: float("nan")}
-    return compute
-
-def _flat(
-    name: str, # Of the metric
-    result: Any, # What its module returned
-) -> dict[str, float]:
-    try: return {key: float(value) for key, value in result.items()}
-    except (TypeError, ValueError, AttributeError):
-        raise ValueError(f"`{name}` must give one number for each of its names, found {str(result)[:80]}: write a Score around it") from None
 
 # %% ../nbs/03_metrics.ipynb #a84197cd
 def keep_logits(

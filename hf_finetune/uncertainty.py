@@ -20,6 +20,7 @@ import numpy as np
 from scipy.stats import binomtest, norm
 from tqdm.auto import tqdm
 from .metrics import AVERAGES, SCORES, Score, check_pair, find_score
+from .reading import is_interactive
 
 # %% ../nbs/03_uncertainty.ipynb #0d2846e1
 @dataclass(frozen=True, repr=False)
@@ -255,7 +256,7 @@ def _by_rows(
     "Score one resample after the other."
     references, rows = sample.references, sample.rows
     chances = None if np.ptp(sample.weights) == 0 else sample.weights / sample.weights.sum()
-    with warnings.catch_warnings(), tqdm(total=n_resamples, desc=sample.score.name, unit=" resamples", delay=2, leave=False, disable=None) as bar:
+    with warnings.catch_warnings(), tqdm(total=n_resamples, desc=sample.score.name, unit=" resamples", delay=2, leave=False, disable=not is_interactive()) as bar:
         warnings.simplefilter("ignore")  # what the rows themselves give reason to has been said
         draws = np.empty(n_resamples)
         for number in range(n_resamples):
