@@ -24,8 +24,8 @@ from .checkpoint import write_json
 from .evaluation import check_outputs, new_axis
 from .inference import CALIBRATION
 from .metrics import SCORES, TASKS, Outputs, Score, bin_of, confidence_of, find_score
-from .reading import tell
-from .training import Run
+from .reading import is_interactive, tell
+from .run import Run
 from .uncertainty import counted_name, score_tallies
 
 # %% ../nbs/09_calibration.ipynb #6a2147b0
@@ -33,7 +33,7 @@ def reliability(
     outputs: Outputs, # Of classes, one or several per row
     bins: int = 15,   # Equally wide, over confidences from 0 to 1
 ) -> pd.DataFrame:    # One row per bin that holds any: lowest, highest, rows (answers, if there are several per row), confidence, right
-    "How sure the answers are, and what share of them is right."
+    "How sure the most probable answers are, whatever the threshold, and what share of them is right."
     check_outputs(outputs, TASKS[:2], "a comparison of confidence and truth")
     if isinstance(bins, bool) or not isinstance(bins, Integral) or bins < 1: raise ValueError(f"bins must be a whole number of at least 1, found {bins!r}")
     confidence, right = confidence_of(outputs.probabilities, outputs.labels)
@@ -193,7 +193,7 @@ def threshold_scores(
         thresholds = np.unique([0.5, *thresholds[places]])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # at the ends nothing is predicted, as it must be
-            values = [score((probabilities > threshold).astype(int), outputs.labels) for threshold in tqdm(thresholds, desc=score.name, delay=2, leave=False)]
+            values = [score((probabilities > threshold).astype(int), outputs.labels) for threshold in tqdm(thresholds, desc=score.name, delay=2, leave=False, disable=not is_interactive())]
     return pd.DataFrame(dict(threshold=thresholds, score=values))
 
 # %% ../nbs/09_calibration.ipynb #eb9c47bf

@@ -118,7 +118,8 @@ def run_train(
     with redirect_stdout(sys.stderr):
         from hf_finetune.data import load_data
         from hf_finetune.tokenizer import find_pretrained
-        from hf_finetune.training import check_arguments, finetune, one_metric
+        from hf_finetune.arguments import check_arguments
+        from hf_finetune.training import finetune, one_metric
         # Before the data is read
         check_arguments(training)
         one_metric(own.get("metric"), training.get("metric_for_best_model"))
@@ -133,6 +134,7 @@ def run_train(
           f"\nscore on test    hf_finetune test {place}\nlabel new text   hf_finetune predict {place} {example}")
     return 0
 
+# %% ../nbs/11_cli.ipynb #7d09ce80
 def open_run(
     folder: str,       # A run folder
     data: str | None,  # Where its data lies now, if it was moved
@@ -142,7 +144,7 @@ def open_run(
     from hf_finetune.checkpoint import read_best
     read_best(folder)
     from hf_finetune.data import load_data
-    from hf_finetune.training import Run
+    from hf_finetune.run import Run
     run = Run(folder)
     if data is None: return run
     columns = {key: value for key, value in (run.settings["data"]["source"] or {}).items() if key not in ("source", "name")}

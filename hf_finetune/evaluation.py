@@ -25,11 +25,13 @@ from datasets import ClassLabel, Dataset
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from .arguments import check_arguments
 from .data import load_data
 from .metrics import TASK_METRICS, TASKS, Outputs, Score, fit_score
 from .model import ModelSource
 from .reading import is_interactive, tell
-from .training import CONFUSION_LABELS, Run, check_arguments, finetune, plot_confusion
+from .run import CONFUSION_LABELS, Run, count_confusions, plot_confusion
+from .training import finetune
 from .uncertainty import bootstrap_interval
 
 # %% ../nbs/09_evaluation.ipynb #7faa603f
@@ -55,9 +57,7 @@ def confusion_table(
 ) -> pd.DataFrame:    # Counts; true labels in the rows, predicted ones in the columns
     "How often each class is taken for each."
     check_outputs(outputs, TASKS[:1], "a confusion table")
-    counts = np.zeros((len(outputs.label_names),) * 2, dtype=int)
-    np.add.at(counts, (outputs.labels, outputs.predictions), 1)
-    return pd.DataFrame(counts, index=pd.Index(outputs.label_names, name="true"), columns=pd.Index(outputs.label_names, name="predicted"))
+    return pd.DataFrame(count_confusions(outputs), index=pd.Index(outputs.label_names, name="true"), columns=pd.Index(outputs.label_names, name="predicted"))
 
 # %% ../nbs/09_evaluation.ipynb #f179f2a3
 def new_axis(
