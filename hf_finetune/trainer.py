@@ -35,6 +35,7 @@ from .metrics import Score, TASK_METRICS, build_compute_metrics, keep_logits, me
 from .model import quiet_transformers
 from .reading import tell
 from .steps import fast_dropout
+from .trainable import save_adapter
 
 # %% ../nbs/08_trainer.ipynb #bfde84be
 class ExactTrainer(Trainer):
@@ -173,7 +174,7 @@ class FinetuneTrainer(ExactTrainer):
             name = f"checkpoint-{self.state.global_step}"
             # A pickle that nothing needs: run.json holds the arguments
             (temporary / name / "training_args.bin").unlink(missing_ok=True)
-            if not (temporary / name / "config.json").exists(): self.model.config.save_pretrained(temporary / name)
+            if not isinstance(self.model, PreTrainedModel) and hasattr(self.model, "peft_config"): save_adapter(self.model, temporary / name)
             publish_checkpoint(temporary / name, folder / name, self.fingerprint)
             temporary.rmdir()
 

@@ -28,6 +28,7 @@ from .data import data_name, load_data, source_of
 from .device import pick_device, pick_precision, precision_arguments
 from .inference import usable_precision
 from .loss import weigh_classes
+from .memory import fit_batches
 from .metrics import Score, TASK_METRICS, check_metric, direction_of, find_score, metric_key
 from .model import ModelSource, build_model, quiet_transformers, start_digest
 from .reading import tell
@@ -35,6 +36,7 @@ from .run import (CONFUSION_LABELS, Run, RunFolder, RunRecord, alone, candidates
                              describe_run, new_folder, plain_number, run_fingerprint, warn_if_wiped)
 from .steps import keep_embedding_gradients
 from .tokenizer import choose_max_length, load_tokenizer, resolve_max_length, tokenize_data
+from .trainable import set_trainable
 from .trainer import FinetuneTrainer, SaveOnInterrupt, TIMINGS, build_trainer, check_budget, check_space, checkpoint_bytes, cut_steps
 
 # %% ../nbs/08_training.ipynb #2ca45296
@@ -96,6 +98,8 @@ def finetune(
     max_length: int | None = None,      # In tokens; chosen from the rows if None
     max_tokens: int | None = None,      # Most tokens of a batch on one device, padding included; rows per step stay the same
     class_weight: str | Mapping[str, float] | None = None, # balanced, or a weight for each label: how much its rows count in training
+    trainable: str | int = "all",       # all, head, lora, or a number of last layers: which weights the training changes
+    lora_rank: int | None = None,       # Of the matrices that lora adds; LORA_RANK if None
     callbacks: Sequence[TrainerCallback] = (), # Added to the Trainer's
     **training_arguments: Any,          # Any field of TrainingArguments
 ) -> Run:                               # Its model is the best checkpoint
@@ -116,7 +120,9 @@ def finetune(
     if kind != "single_label_classification" and training_arguments.get("label_smoothing_factor"):
         raise ValueError(f"label_smoothing_factor spreads the target over classes, and the data is a {kind.replace('_', ' ')}: leave it out")
     weights = weigh_classes(class_weight, data, kind)
-    built = build_model(model, data, training_arguments.get("seed", 42))
+    seed = training_arguments.get("seed", 42)
+    built = build_model(model, data, seed)
+    weights_at_start = start_digest(model, built)
     source = model if isinstance(model, (str, Path)) else built.name_or_path
     if not source:
         raise ValueError("the model does not say which tokenizer it was made for: "
@@ -128,15 +134,19 @@ def finetune(
         max_length, why = choose_max_length(data["train"], tokenizer)
         tell(f"max_length: {max_length} ({why})")
     max_length = resolve_max_length(tokenizer, max_length, pair)
-    arguments = default_arguments(built.config, len(data["train"]), training_arguments, pair)
-    description = describe_run(data, model_label(model), start_digest(model, built), describe_metric(metric), max_length, arguments, callbacks)
+    arguments = default_arguments(built.config, len(data["train"]), training_arguments, pair, trainable)
+    built, what = set_trainable(built, trainable, lora_rank, seed)
+    if trainable != "all": tell(what)
+    description = describe_run(data, model_label(model), weights_at_start, describe_metric(metric), max_length, arguments, callbacks)
     if max_tokens is not None: description["max_tokens"] = max_tokens
     if weights is not None: description["class_weight"] = weights
+    if trainable != "all": description["trainable"] = trainable
+    if lora_rank is not None: description["lora_rank"] = lora_rank
     settings = dict(
         fingerprint=run_fingerprint(description), description=description, model=str(source),
         data=dict(name=data_name(data), source=source_of(data), rows={split: len(rows) for split, rows in data.items()}),
         problem_type=kind, labels=label_names(data), text_pair=pair, metric=metric_key(metric), direction=direction_of(metric), max_length=max_length, max_tokens=max_tokens,
-        class_weight=weights,
+        class_weight=weights, trainable=trainable,
         arguments={name: value for name, value in arguments.items() if name not in OWNED}, seed=arguments["seed"], versions=versions())
     usual = Path("runs") / f"{model_label(model)}-{data_name(data)}-{settings['fingerprint']}"
     folder = usual if output_dir is None else Path(output_dir).expanduser()
@@ -185,7 +195,7 @@ def start_run(
     warning = warn_if_wiped(folder) if "COLAB_RELEASE_TAG" in os.environ else None
     if warning: tell(warning)
     device, precision = choose_precision(asked, model.config.model_type, read_run(folder).get("precision") if begun else None, settings["problem_type"])
-    machine, metric = precision_arguments(device, precision), own_metric or settings["metric"]
+    machine, metric = precision_arguments(device, precision, emulated="bf16" not in asked), own_metric or settings["metric"]
     with new_folder(folder):
         # Best and newest checkpoint, and the one that is being written; some of it may be there already
         weights, held = sum(parameter.nbytes for parameter in model.parameters()), checkpoint_bytes(folder)
@@ -199,6 +209,7 @@ def start_run(
             trainer = build_trainer(model, tokenizer, arguments, metric, rows, [*callbacks, keeper], settings["max_length"], settings["class_weight"])
             trainer.max_tokens = settings["max_tokens"]
             rehearse(trainer)
+        if asked.get("auto_find_batch_size", device.type != "cpu"): fit_batches(trainer)
         write_json(folder / RUN_FILE, {**settings, "precision": precision, "device": device.type})
     train_run(folder, trainer)
     run = Run(folder, data, rows, own_metric)
