@@ -69,11 +69,27 @@ class _ModelInputCollator(DataCollatorWithPadding):
         if self.padding == "max_length" and longest > self.max_length:
             raise ValueError(f"a row has {longest} tokens, but every batch is to be {self.max_length} wide: "
                              "cut the rows there while tokenizing, or give a larger `max_length`")
-        batch = super().__call__(inputs)
+        batch = self._pad(inputs, longest) or super().__call__(inputs)
         if "labels" in batch:  # regression targets and multi-hot rows are float32; classes are int64
             is_class = batch["labels"].ndim == 1 and not batch["labels"].is_floating_point()
             batch["labels"] = batch["labels"].to(torch.int64 if is_class else torch.float32)
         return batch
+
+    def _pad(self, inputs: list[dict], longest: int) -> BatchEncoding | None:
+        "What tokenizer.pad gives, in one table for each column instead of a list for each row; None for columns that are not known."
+        fills = dict(input_ids=self.tokenizer.pad_token_id, token_type_ids=self.tokenizer.pad_token_type_id, attention_mask=0)
+        columns, label = [name for name in inputs[0] if name in fills], next((name for name in ("label", "label_ids", "labels") if name in inputs[0]), None)
+        if len(columns) + bool(label) < len(inputs[0]) or fills["input_ids"] is None: return None
+        if "attention_mask" in self.tokenizer.model_input_names and "attention_mask" not in columns: columns.append("attention_mask")
+        multiple, batch = self.pad_to_multiple_of or 1, {}
+        width = -(-(self.max_length if self.padding == "max_length" else longest) // multiple) * multiple
+        for name in columns:
+            batch[name] = np.full((len(inputs), width), fills[name], dtype=np.int64)
+            for row, content in zip(batch[name], inputs):
+                values = content.get(name) or [1] * len(content["input_ids"]) # A mask that is not there yet
+                row[slice(len(values)) if self.tokenizer.padding_side == "right" else slice(width - len(values), None)] = values
+        if label: batch["labels"] = np.asarray([row[label] for row in inputs])
+        return BatchEncoding({name: torch.from_numpy(values) for name, values in batch.items()})
 
 # %% ../nbs/02_collator.ipynb #80b2d3aa
 def load_collator(

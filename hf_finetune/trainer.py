@@ -16,6 +16,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ class ExactTrainer(Trainer):
         if bad: raise ValueError(explain_divergence(f"the loss or the gradient of step {step} is not a finite number", self.args))
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
+        if self.args.world_size <= 1: return sum(len(batch["labels"]) for batch in batch_samples if "labels" in batch) or None
         one_per_row = [{"labels": torch.zeros(len(batch["labels"]), dtype=torch.long, device=batch["labels"].device)} for batch in batch_samples if "labels" in batch]
         return super()._get_num_items_in_batch(one_per_row, device)
 
@@ -153,10 +155,17 @@ class FinetuneTrainer(ExactTrainer):
         loader = DataLoader(self._remove_unused_columns(rows, "Training"), batch_sampler=sampler, collate_fn=self.data_collator,
                             num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
                             persistent_workers=args.dataloader_persistent_workers, prefetch_factor=args.dataloader_prefetch_factor)
-        return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True)
+        return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True, non_blocking=args.dataloader_pin_memory)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         with nullcontext() if self.args.torch_compile else fast_dropout(self.model): return super().training_step(*args, **kwargs)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int: # The Trainer counts all weights again at each step
+        return 6 * inputs["input_ids"].numel() * self._weights_used if "input_ids" in inputs else 0
+
+    @cached_property
+    def _weights_used(self) -> int:
+        return self.model.num_parameters(exclude_embeddings=True) if hasattr(self.model, "num_parameters") else 0
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(Path(self.args.output_dir) / SAVING)
