@@ -144,25 +144,27 @@ def open_run(
     folder: str,       # A run folder
     data: str | None,  # Where its data lies now, if it was moved
     name: str | None,  # Configuration of a Hub data set
+    base: str | None,  # For LoRA: where the model that it was trained on lies now
 ) -> Any:              # A Run
     "A run with its data, wherever that lies."
     from hf_finetune.checkpoint import read_best
     read_best(folder)
     from hf_finetune.data import load_data
     from hf_finetune.run import Run
-    run = Run(folder)
+    run = Run(folder, base=base)
     if data is None: return run
     columns = {key: value for key, value in (run.settings["data"]["source"] or {}).items() if key not in ("source", "name")}
-    return Run(folder, load_data(data, name, **columns))
+    return Run(folder, load_data(data, name, **columns), base=base)
 
 def run_test(
     folder: str,       # A run folder
     data: str | None,  # Where its data lies now, if it was moved
     name: str | None,  # Configuration of a Hub data set
+    base: str | None,  # For LoRA: where the model that it was trained on lies now
 ) -> int:              # Exit code
     "Score the best checkpoint of a run on its test split, each score with its interval."
     with redirect_stdout(sys.stderr):
-        run = open_run(folder, data, name)
+        run = open_run(folder, data, name, base)
         scores = {metric: dict(value=score.value, low=score.low, high=score.high) for metric, score in run.test().items()}
     print(json.dumps(dict(checkpoint=str(run.best.path), rows=len(run.data["test"]), **scores)))
     return 0
@@ -171,12 +173,13 @@ def run_calibrate(
     folder: str,       # A run folder
     data: str | None,  # Where its data lies now, if it was moved
     name: str | None,  # Configuration of a Hub data set
+    base: str | None,  # For LoRA: where the model that it was trained on lies now
 ) -> int:              # Exit code
     "Fit the temperature of a run on its validation split, for predict --calibrated."
     with redirect_stdout(sys.stderr):
         from dataclasses import asdict
         from hf_finetune.calibration import calibrate
-        found = calibrate(open_run(folder, data, name))
+        found = calibrate(open_run(folder, data, name, base))
     print(json.dumps(asdict(found)))
     return 0
 
@@ -238,6 +241,7 @@ def run_predict(
     form: str,                    # jsonl or csv
     calibrated: bool = False,     # Use the temperature that calibrate noted
     threshold: float | None = None, # Probability above which class 1 of two, or a label, is given
+    base: str | None = None, # For LoRA: where the model that it was trained on lies now
 ) -> int:                         # Exit code
     "Label texts with the best checkpoint of a run."
     with redirect_stdout(sys.stderr):
@@ -246,7 +250,7 @@ def run_predict(
         texts, pairs = read_texts(given, read_run(folder, ["data"])["data"]["source"])
         if not texts: raise ValueError("no text to label: give texts, a file, or lines on standard input")
         from hf_finetune.inference import load_predictor
-        predictor = load_predictor(folder, calibrated=calibrated, threshold=threshold)
+        predictor = load_predictor(folder, calibrated=calibrated, threshold=threshold, base=base)
         pairs = list(second) if second else pairs if predictor.text_pair else None
         if predictor.text_pair and pairs is None: raise ValueError("this model was trained on pairs: give --text_pair, or a file with both columns")
         answers = predictor(texts, pairs)
@@ -311,6 +315,7 @@ def build_parser() -> argparse.ArgumentParser: # Needs neither torch nor transfo
     for command in (test, calibrate):
         command.add_argument("--data", help="where the data of the run lies now, if it was moved")
         command.add_argument("--name", help="configuration of a Hub data set")
+    for command in (test, calibrate, predict): command.add_argument("--base", metavar="MODEL", help="for LoRA: name or folder of the model that it was trained on, if that was moved")
     predict.add_argument("texts", metavar="TEXT", nargs="*", help="texts, or one file (CSV, TSV, JSON, JSONL, Parquet, txt); standard input if none")
     predict.add_argument("--format", choices=["jsonl", "csv"], default="jsonl", help="one JSON object per line, or CSV")
     predict.add_argument("--text_pair", metavar="TEXT", nargs="+", help="second texts, one for each text, for a model of pairs")
@@ -350,9 +355,9 @@ def main(
             return 0
         asked = build_parser().parse_args(typed if typed[:1] != ["train"] else ["train", "--", *typed[1:]])
         commands: dict[str, Callable[[], int]] = dict(
-            train=lambda: run_train(typed[1:]), test=lambda: run_test(asked.run, asked.data, asked.name),
-            calibrate=lambda: run_calibrate(asked.run, asked.data, asked.name),
-            predict=lambda: run_predict(asked.run, asked.texts, asked.text_pair, asked.format, asked.calibrated, asked.threshold), best=lambda: run_best(asked.run, asked.all), doctor=run_doctor)
+            train=lambda: run_train(typed[1:]), test=lambda: run_test(asked.run, asked.data, asked.name, asked.base),
+            calibrate=lambda: run_calibrate(asked.run, asked.data, asked.name, asked.base),
+            predict=lambda: run_predict(asked.run, asked.texts, asked.text_pair, asked.format, asked.calibrated, asked.threshold, asked.base), best=lambda: run_best(asked.run, asked.all), doctor=run_doctor)
         code = commands[asked.command]()
         sys.stdout.flush()
         return code

@@ -113,13 +113,13 @@ def precision_arguments(
     "The arguments that make a Trainer use this device and precision; refused where the hardware lacks it."
     found = capabilities or read_capabilities(device.index or 0)
     if precision == "fp16" and device.type != "cuda":
-        raise ValueError(f"fp16=True needs an NVIDIA GPU, and the device is {device.type}: leave it out, and the library chooses")
+        raise ValueError(f"fp16=True needs a GPU that torch calls cuda, and the device is {device.type}: leave it out, and the library chooses")
     if precision == "bf16" and device.type == "cuda" and found.amd_architecture and not found.amd_architecture.startswith(AMD_BF16):
         raise ValueError(f"bf16=True needs a GPU with bfloat16 in hardware, and AMD {found.amd_architecture.partition(':')[0]} has none: leave it out, and the library chooses")
     if precision == "bf16" and device.type == "cuda" and not found.amd_architecture and found.compute_capability < (8, 0):
         raise ValueError(f"bf16=True needs compute capability 8.0, and {found.gpu_names[device.index or 0]} has {'.'.join(map(str, found.compute_capability))}: leave it out, and the library chooses")
     if precision == "bf16" and device.type == "mps":
-        raise ValueError("bf16=True is emulated on many Apple GPUs: leave it out, and the library chooses")
+        raise ValueError("bf16=True is not used on Apple GPUs, many of which emulate it, and the device is mps: leave it out, and the library chooses")
     if precision == "bf16" and device.type == "cpu" and not (emulated or found.cpu_bf16):
         raise ValueError("bf16=True needs bfloat16 in hardware, and this processor would emulate it, slower than float32: leave it out, and the library chooses")
     return dict(use_cpu=device.type == "cpu", bf16=precision == "bf16", fp16=precision == "fp16")

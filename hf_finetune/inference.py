@@ -143,11 +143,12 @@ def load_predictor(
     batch_size: int = 64,   # Rows per forward pass
     calibrated: bool = False, # Divide the logits by the temperature that calibrate noted in the folder
     threshold: float | Sequence[float] | None = None, # Probability above which class 1 of two, or a label, is given: 0.5 if None
+    base: str | Path | None = None, # For LoRA: name or folder of the model that it was trained on; as the run noted it if None
 ) -> Predictor:             # On the fastest device of this machine
     "The best checkpoint of a run, ready to answer."
     asked = read_run(folder, ["max_length", "precision", "text_pair"])
     temperature = read_temperature(folder) if calibrated else 1.0
-    model, tokenizer = load_best(folder)
+    model, tokenizer = load_best(folder, base)
     device, _ = pick_device()
     precision = usable_precision(asked["precision"], device)
     return Predictor(model.to(device), tokenizer, asked["max_length"], precision, asked["text_pair"], batch_size, temperature, threshold)
@@ -155,9 +156,10 @@ def load_predictor(
 # %% ../nbs/07_inference.ipynb #22ed869d
 def pipeline(
     folder: str | Path,          # A run folder
+    base: str | Path | None = None, # For LoRA: name or folder of the model that it was trained on; as the run noted it if None
 ) -> TextClassificationPipeline: # Reads as many tokens as the training did
     "transformers' text-classification pipeline on the best checkpoint of a run."
-    predictor = load_predictor(folder)
+    predictor = load_predictor(folder, base=base)
     limit = resolve_max_length(predictor.tokenizer, predictor.max_length)
     return transformers_pipeline("text-classification", model=predictor.model, tokenizer=predictor.tokenizer,
                                  device=predictor.model.device, truncation=True, max_length=limit)

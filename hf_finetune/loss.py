@@ -17,21 +17,23 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from .arguments import is_number
 from .columns import label_names, problem_type
 
-# %% ../nbs/08_loss.ipynb #e3a0695b
+# %% ../nbs/08_loss.ipynb #52154234
 def build_loss(
     label_smoothing_factor: float = 0.0, # Share of the target spread over all labels, in training only; for one class per row
-    problem_type: str = "single_label_classification", # As problem_type(data) gives it
+    problem_type: str | None = None,     # As problem_type(data) gives it; if None as transformers finds it: one output is a number, whole labels are classes
     class_weight: Sequence[float] | None = None, # Weight of the rows of each class, in training only; for one class per row
-) -> Callable[..., torch.Tensor]:        # For the Trainer's compute_loss_func
-    "The loss of each row, summed and divided by the rows of the whole optimizer step."
+) -> Callable[..., torch.Tensor]:        # For compute_loss_func: of logits (rows, outputs) and labels (rows,), or (rows, outputs) for several labels per row
+    "The loss summed over a batch, and divided by the number of labels in the whole optimizer step."
     weights = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float32)
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
         logits = outputs["logits"].float()
-        if problem_type == "regression": rows = mse_loss(logits[:, 0], labels.float(), reduction="none")
-        elif problem_type == "multi_label_classification": rows = binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").mean(1)
+        found = "regression" if logits.shape[1] == 1 else "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+        kind = problem_type or found
+        if kind == "regression": rows = mse_loss(logits[:, 0], labels.flatten().float(), reduction="none")
+        elif kind == "multi_label_classification": rows = binary_cross_entropy_with_logits(logits, labels.float(), reduction="none")
         else: rows = cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing_factor if logits.requires_grad else 0.0)
         if weights is not None and logits.requires_grad: rows = rows * weights.to(rows.device)[labels]
-        return rows.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+        return rows.sum() / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
     return loss
 
 # %% ../nbs/08_loss.ipynb #8fb8e207

@@ -15,7 +15,7 @@ import torch
 
 from .device import free_memory
 from .reading import tell
-from .trainer import FinetuneTrainer, cut_steps, group_rows, read_lengths
+from .trainer import FinetuneTrainer, group_rows, read_lengths
 
 # %% ../nbs/08_memory.ipynb #d696a385
 @contextmanager
@@ -27,6 +27,7 @@ def unchanged(
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     values = [(tensor, tensor.detach().to("cpu", copy=True)) for tensor in (*filter(lambda weight: weight.requires_grad, model.parameters()), *model.buffers())]
     gradients, training, python, numpy = [weight.grad for weight in model.parameters()], model.training, random.getstate(), np.random.get_state()
+    checkpointing = getattr(model, "is_activation_checkpointing", False)
     trainer.optimizer = trainer.lr_scheduler = None
     model.zero_grad()
     try:
@@ -36,6 +37,7 @@ def unchanged(
         np.random.set_state(numpy)
         trainer.optimizer, trainer.lr_scheduler = optimizer, schedule
         model.train(training)
+        if not checkpointing and getattr(model, "is_activation_checkpointing", False): model.activation_checkpointing_disable()
         with torch.no_grad():
             for tensor, value in values: tensor.copy_(value)
         for weight, gradient in zip(model.parameters(), gradients): weight.grad = gradient
@@ -58,6 +60,10 @@ def fits(
     try:
         with unchanged(trainer), torch.set_grad_enabled(training):
             if training: trainer.create_optimizer()
+            if training and trainer.args.activation_checkpointing: # The Trainer itself does so when it begins
+                options = dict(trainer.args.activation_checkpointing_kwargs or {})
+                own = {name: options.pop(name) for name in ("every_n_layers", "offload") if name in options}
+                trainer.model.activation_checkpointing_enable(options or None, **own)
             inputs = trainer._prepare_inputs(trainer.data_collator([*trainer._remove_unused_columns(rows.select(batch))]))
             trainer.model.train(training)
             with trainer.compute_loss_context_manager(), trainer.accelerator.autocast(): loss = trainer.compute_loss(trainer.model, inputs)
@@ -97,11 +103,9 @@ def fit_batches(
     lengths = read_lengths(trainer.train_dataset)
     if fitting < asked and args.train_sampling_strategy == "group_by_length":
         sampler = group_rows(trainer.train_dataset, args, trainer.max_tokens, trainer.data_collator)
-        budget, before = fitting * int(sampler.widths.max()), sampler.micro_batches
+        budget = fitting * int(sampler.widths.max())
         if trainer.max_tokens is None or budget < trainer.max_tokens:
-            args.gradient_accumulation_steps //= before
             trainer.max_tokens = budget
-            cut_steps(args, trainer.train_dataset, budget, trainer.data_collator)
             tell(f"memory: {asked} rows of {lengths.max()} tokens do not fit on {args.device}, {fitting} do: batches are cut to {budget} tokens; the rows per step are the same")
     elif fitting < asked:
         args.gradient_accumulation_steps *= asked // fitting

@@ -8,7 +8,7 @@ __all__ = ['ModelSource', 'count_parameters', 'quiet_transformers', 'refuse_pick
 
 # %% ../nbs/05_model.ipynb #39617add
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -188,10 +188,12 @@ def build_model(
 # %% ../nbs/05_model.ipynb #e33c79ef
 def weights_digest(
     model: nn.Module,  # Any torch module
+    leave_out: Collection[str] = (), # Names of weights
 ) -> str:              # 64 hexadecimal digits
     "SHA-256 over the names, types, shapes and values of all weights."
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
+        if name in leave_out: continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -205,4 +207,6 @@ def start_digest(
     if not isinstance(model, (str, Path)): return weights_digest(built)
     config = AutoConfig.from_pretrained(find_pretrained(model), trust_remote_code=False)
     names = [built.config.id2label[i] for i in range(built.config.num_labels)]
-    return weights_digest(built if keeps_head(config, names, built.config.problem_type) else built.base_model)
+    part = built if keeps_head(config, names, built.config.problem_type) else built.base_model
+    loaded = {weight_name for weight_name, weight in part.named_parameters() if getattr(weight, "_is_hf_initialized", False)}
+    return weights_digest(part, leave_out={weight_name for weight_name, _ in part.named_parameters()} - loaded if loaded else ())

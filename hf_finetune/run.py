@@ -33,7 +33,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_callback import ExportableState
 
 from .arguments import OWNED, build_arguments
-from .checkpoint import BestCheckpoint, Candidate, MANIFEST, RUN_FILE, is_first_process, load_best, read_best, read_json, read_run, record_best, rotate_checkpoints, write_json, write_text
+from .checkpoint import BASE, BestCheckpoint, Candidate, MANIFEST, RUN_FILE, is_first_process, load_best, read_best, read_json, read_run, record_best, rotate_checkpoints, write_json, write_text
 from .data import data_fingerprint, load_data
 from .device import pick_device, precision_arguments
 from .inference import Predictor, read_temperature, usable_precision
@@ -56,12 +56,17 @@ def candidates_of(
 class RunFolder(TrainerCallback):
     "Writes history.csv and best_checkpoint.json after each save and removes what is no longer needed."
     def __init__(self,
-        folder: Path,      # The run folder
-        fingerprint: str,  # Of the run
-        metric: str,       # That names the best checkpoint
+        folder: str | Path, # The run folder
+        fingerprint: str | None, # Of the run; None for the checkpoints of a plain Trainer
+        metric: str,        # That names the best checkpoint
         direction: str | None = None, # maximize or minimize; that of the metric if None
     ):
-        self.folder, self.fingerprint, self.metric, self.direction = folder, fingerprint, metric, direction
+        self.folder, self.fingerprint, self.metric, self.direction = Path(folder), fingerprint, metric, direction or direction_of(metric)
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if (args.eval_strategy, args.eval_steps) != (args.save_strategy, args.save_steps) and not args.eval_strategy == args.save_strategy == "epoch" or args.save_total_limit:
+            raise ValueError("RunFolder needs a checkpoint for each evaluation, and removes old ones itself: set save_strategy and save_steps as eval_strategy and eval_steps, "
+                             "and leave save_total_limit out")
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero: return
@@ -77,7 +82,11 @@ NEUTRAL = {"disable_tqdm", "report_to", "run_name", "project", "log_level", "log
            "dataloader_persistent_workers", "dataloader_prefetch_factor", "skip_memory_metrics", "use_cpu",
            "per_device_eval_batch_size", "eval_accumulation_steps", "torch_empty_cache_steps", "ddp_timeout"}
 
-def plain_number(value: Any) -> Any: return value.item() if isinstance(value, np.generic) else value
+def plain_number(
+    value: Any, # As somebody gave it
+) -> Any:       # A number of numpy as one of Python; anything else as it is
+    "What JSON can hold."
+    return value.item() if isinstance(value, np.generic) else value
 
 def describe_run(
     data: DatasetDict,            # As load_data gives it
@@ -147,7 +156,7 @@ def check_folder(
     "Raise if the folder holds another run or something else."
     if folder.exists() and not folder.is_dir(): raise ValueError(f"{folder} is a file: give another output_dir")
     # A run that has saved nothing yet has nothing to lose
-    if not folder.is_dir() or not {path.name for path in folder.iterdir()} - {RUN_FILE, f".{RUN_FILE}.tmp", SAVING}: return False
+    if not folder.is_dir() or not {path.name for path in folder.iterdir()} - {RUN_FILE, f".{RUN_FILE}.tmp", SAVING, BASE}: return False
     if not (folder / RUN_FILE).is_file():
         inside = ", ".join(sorted(path.name for path in folder.iterdir())[:3])
         raise ValueError(f"{folder} holds {inside} and is no run folder: give an empty or new output_dir")
@@ -375,16 +384,17 @@ class Run(RunRecord):
         data: DatasetDict | None = None, # Its data, if at hand; else it is loaded again where that is possible
         rows: DatasetDict | None = None, # The same, tokenized, if at hand
         metric: Score | None = None,     # The run's own metric if it is a function of yours, which no file holds
+        base: str | Path | None = None,  # For LoRA: name or folder of the model that it was trained on; as the run noted it if None
     ):
         super().__init__(folder)
         needed = ["data", "description", "labels", "text_pair", "metric", "direction", "max_length", "arguments", "precision"]
         read_run(folder, needed)
-        self._data, self._rows, self._outputs = data, dict(rows or {}), {}
+        self._data, self._rows, self._outputs, self._base = data, dict(rows or {}), {}, base
         self._metric = metric_of_run(self.settings, metric)
 
     @cached_property
     def _loaded(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        model, tokenizer = load_best(self.folder)
+        model, tokenizer = load_best(self.folder, self._base)
         return model.to(pick_device()[0]), tokenizer
 
     @property
@@ -432,7 +442,7 @@ class Run(RunRecord):
     def _trainer(self, rows: Mapping[str, Dataset]) -> FinetuneTrainer:
         precision = usable_precision(self.settings["precision"], self.model.device)
         machine = precision_arguments(self.model.device, precision)
-        arguments = build_arguments(self.folder, self.settings["arguments"], self.settings["data"]["rows"]["train"], self._metric, machine)
+        arguments = build_arguments(self.folder, {**self.settings["arguments"], "report_to": "none"}, self.settings["data"]["rows"]["train"], self._metric, machine)
         return build_trainer(self.model, self.tokenizer, arguments, self._metric, rows, max_length=self.settings["max_length"])
 
     def evaluate(self,

@@ -10,6 +10,7 @@ __all__ = ['explain_refusal', 'rehearse', 'choose_precision', 'model_label', 've
 import importlib.metadata
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -20,9 +21,8 @@ import torch
 from datasets import DatasetDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
-from .arguments import OWNED, build_arguments, check_arguments, default_arguments
-from .checkpoint import Candidate, RUN_FILE, list_checkpoints, read_run, record_best, write_json, write_text
-from .collator import load_collator
+from .arguments import OWNED, build_arguments, check_arguments, check_reporters, default_arguments
+from .checkpoint import BASE, Candidate, RUN_FILE, is_first_process, list_checkpoints, read_run, record_best, write_json, write_text
 from .columns import label_names, problem_type
 from .data import data_name, load_data, source_of
 from .device import pick_device, pick_precision, precision_arguments
@@ -36,8 +36,8 @@ from .run import (CONFUSION_LABELS, Run, RunFolder, RunRecord, alone, candidates
                              describe_run, new_folder, plain_number, run_fingerprint, warn_if_wiped)
 from .steps import keep_embedding_gradients
 from .tokenizer import choose_max_length, load_tokenizer, resolve_max_length, tokenize_data
-from .trainable import set_trainable
-from .trainer import FinetuneTrainer, SaveOnInterrupt, TIMINGS, build_trainer, check_budget, check_space, checkpoint_bytes, cut_steps
+from .trainable import name_elsewhere, save_base, set_trainable
+from .trainer import SAVING, FinetuneTrainer, SaveOnInterrupt, TIMINGS, build_trainer, check_budget, check_space, checkpoint_bytes, saved_bytes
 
 # %% ../nbs/08_training.ipynb #2ca45296
 @contextmanager
@@ -85,9 +85,11 @@ def model_label(
         return folder.resolve().name if folder.is_dir() else str(model).rpartition("/")[2]
     return type(model).__name__ if isinstance(model, PreTrainedModel) else getattr(model, "__name__", "model").strip("<>")
 
-def versions() -> dict[str, str]: # Of the packages that the result depends on
+def versions(
+    *more: str,        # Packages that this run needs besides
+) -> dict[str, str]:   # Of the packages that the result depends on
     "Versions of this library and of those that it trains with."
-    return {name: importlib.metadata.version(name) for name in ("hf_finetune", "torch", "transformers", "accelerate", "datasets", "tokenizers")}
+    return {name: importlib.metadata.version(name) for name in ("hf_finetune", "torch", "transformers", "accelerate", "datasets", "tokenizers", *more)}
 
 # %% ../nbs/08_training.ipynb #94469f8e
 def finetune(
@@ -110,8 +112,9 @@ def finetune(
     one_metric(metric, same_of_trainer)
     max_tokens = plain_number(max_tokens)
     check_budget(max_tokens, training_arguments.get("train_sampling_strategy", "group_by_length"))
-    if not isinstance(callbacks, Sequence):
-        raise ValueError(f"callbacks must be a list of TrainerCallbacks, found {callbacks!r}")
+    if not isinstance(callbacks, Sequence) or not all(isinstance(callback, TrainerCallback) for callback in callbacks):
+        raise ValueError(f"callbacks must be a list of TrainerCallback objects, found {callbacks!r}")
+    check_reporters(training_arguments.get("report_to"))
     if output_dir is not None and (not isinstance(output_dir, (str, Path)) or not str(output_dir)):
         raise ValueError(f"output_dir must be a path, or left out, found {output_dir!r}")
     data = load_data(data)
@@ -134,8 +137,9 @@ def finetune(
         max_length, why = choose_max_length(data["train"], tokenizer)
         tell(f"max_length: {max_length} ({why})")
     max_length = resolve_max_length(tokenizer, max_length, pair)
-    arguments = default_arguments(built.config, len(data["train"]), training_arguments, pair, trainable)
     built, what = set_trainable(built, trainable, lora_rank, seed)
+    trainable = "head" if trainable == 0 else trainable
+    arguments = default_arguments(built.config, len(data["train"]), training_arguments, pair, trainable)
     if trainable != "all": tell(what)
     description = describe_run(data, model_label(model), weights_at_start, describe_metric(metric), max_length, arguments, callbacks)
     if max_tokens is not None: description["max_tokens"] = max_tokens
@@ -143,14 +147,15 @@ def finetune(
     if trainable != "all": description["trainable"] = trainable
     if lora_rank is not None: description["lora_rank"] = lora_rank
     settings = dict(
-        fingerprint=run_fingerprint(description), description=description, model=str(source),
+        fingerprint=run_fingerprint(description), description=description, model=str(source) if isinstance(model, (str, Path)) else name_elsewhere(source),
         data=dict(name=data_name(data), source=source_of(data), rows={split: len(rows) for split, rows in data.items()}),
         problem_type=kind, labels=label_names(data), text_pair=pair, metric=metric_key(metric), direction=direction_of(metric), max_length=max_length, max_tokens=max_tokens,
         class_weight=weights, trainable=trainable,
-        arguments={name: value for name, value in arguments.items() if name not in OWNED}, seed=arguments["seed"], versions=versions())
+        arguments={name: value for name, value in arguments.items() if name not in OWNED}, seed=arguments["seed"], versions=versions(*(["peft"] if trainable == "lora" else [])))
     usual = Path("runs") / f"{model_label(model)}-{data_name(data)}-{settings['fingerprint']}"
     folder = usual if output_dir is None else Path(output_dir).expanduser()
-    with alone(folder): return start_run(folder, settings, built, tokenizer, data, training_arguments, callbacks, metric if isinstance(metric, Score) else None)
+    keep_base = trainable == "lora" and not isinstance(model, (str, Path)) # A name is looked up again
+    with alone(folder): return start_run(folder, settings, built, tokenizer, data, training_arguments, callbacks, metric if isinstance(metric, Score) else None, keep_base)
 
 # %% ../nbs/08_training.ipynb #04ced773
 def one_metric(
@@ -186,6 +191,7 @@ def start_run(
     asked: Mapping[str, Any],           # Training arguments given by the caller
     callbacks: Sequence[TrainerCallback] = (), # The caller's own
     own_metric: Score | None = None,    # If the run is judged by a function of the caller
+    keep_base: bool = False,            # With LoRA: whether to keep the model that is adapted, since no name leads to it
 ) -> Run:                               # Finished
     "Come back to the run if it is finished, else prepare everything and train."
     begun = check_folder(folder, settings["description"])
@@ -198,19 +204,25 @@ def start_run(
     machine, metric = precision_arguments(device, precision, emulated="bf16" not in asked), own_metric or settings["metric"]
     with new_folder(folder):
         # Best and newest checkpoint, and the one that is being written; some of it may be there already
-        weights, held = sum(parameter.nbytes for parameter in model.parameters()), checkpoint_bytes(folder)
-        check_space(folder, max(4 * weights, 8 * weights - held))
+        weights, held = saved_bytes(model), checkpoint_bytes(folder)
+        check_space(folder, max(weights, 2 * weights - held))
         with explain_refusal(asked):
             arguments = build_arguments(folder, settings["arguments"], len(data["train"]), metric, machine)
         rows = tokenize_data(data, tokenizer, settings["max_length"])
         keeper = RunFolder(folder, settings["fingerprint"], settings["metric"], settings["direction"])
-        cut_steps(arguments, rows["train"], settings["max_tokens"], load_collator(tokenizer, device.type, settings["max_length"]))
         with explain_refusal(asked):
             trainer = build_trainer(model, tokenizer, arguments, metric, rows, [*callbacks, keeper], settings["max_length"], settings["class_weight"])
-            trainer.max_tokens = settings["max_tokens"]
             rehearse(trainer)
+        trainer.max_tokens = settings["max_tokens"]
+        if (cuts := arguments.gradient_accumulation_steps // settings["arguments"].get("gradient_accumulation_steps", 1)) > 1:
+            tell(f"max_tokens: each batch of {arguments.train_batch_size} rows is cut into {cuts} of at most {trainer.max_tokens} tokens")
         if asked.get("auto_find_batch_size", device.type != "cpu"): fit_batches(trainer)
+        if not begun and is_first_process(): shutil.rmtree(folder / BASE, ignore_errors=True) # Of a run that has saved nothing else
         write_json(folder / RUN_FILE, {**settings, "precision": precision, "device": device.type})
+        if keep_base and is_first_process() and not (folder / BASE).is_dir():
+            shutil.rmtree(folder / SAVING, ignore_errors=True)
+            save_base(model, folder / SAVING)
+            (folder / SAVING).rename(folder / BASE)
     train_run(folder, trainer)
     run = Run(folder, data, rows, own_metric)
     finish_run(run, candidates_of(trainer.state.log_history))
