@@ -137,7 +137,7 @@ RANGES = dict(
     dataloader_num_workers=_at_least(0, whole=True),
     seed=_at_least(0, whole=True, below=2**32),
     data_seed=_at_least(0, whole=True, below=2**32),
-    warmup_steps=_at_least(0),
+    warmup_steps=("a whole number of steps, or a share of them below 1", lambda value: is_number(value) and value >= 0 and (value < 1 or value == int(value))),
     max_grad_norm=_at_least(0),
     neftune_noise_alpha=_at_least(0),
     weight_decay=_at_least(0, below=1),

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from numbers import Integral
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, ModuleType, TracebackType
 from typing import Any
 
@@ -40,7 +41,7 @@ def read_capabilities(
     gpus = tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) if torch.cuda.is_available() else ()
     # An older torch cannot be asked: float32 is right everywhere, so not knowing counts as no
     flags = getattr(torch.cpu, "get_capabilities", dict)()
-    rank = int(os.environ.get("LOCAL_RANK", -1)) if int(os.environ.get("WORLD_SIZE", 1)) > 1 else -1
+    rank = int(os.environ.get("LOCAL_RANK", -1)) if int(os.environ.get("WORLD_SIZE") or 1) > 1 else -1
     return Capabilities(
         gpu_names=gpus,
         compute_capability=torch.cuda.get_device_capability(index) if gpus else (0, 0),
@@ -62,7 +63,7 @@ def pick_device(
     names, count, rank = found.gpu_names, len(found.gpu_names), found.local_rank
     visible = "" if found.visible_devices is None else f" (CUDA_VISIBLE_DEVICES={found.visible_devices!r})"
     if index is not None:
-        if index not in range(count):
+        if isinstance(index, bool) or not isinstance(index, Integral) or index not in range(count):
             there = ", ".join(f"{i} ({name})" for i, name in enumerate(names)) or "none"
             raise ValueError(f"GPU {index!r} was asked for, and torch sees {there}{visible}: {'give one of these, or ' if count else ''}leave index out")
         if rank is not None and index != rank % count:

@@ -140,7 +140,7 @@ def read_temperature(
 # %% ../nbs/07_inference.ipynb #1dba709e
 def load_predictor(
     folder: str | Path,     # A run folder
-    batch_size: int = 64,   # Rows per forward pass
+    batch_size: int | None = None, # Rows per forward pass; as in the run's evaluations if None
     calibrated: bool = False, # Divide the logits by the temperature that calibrate noted in the folder
     threshold: float | Sequence[float] | None = None, # Probability above which class 1 of two, or a label, is given: 0.5 if None
     base: str | Path | None = None, # For LoRA: name or folder of the model that it was trained on; as the run noted it if None
@@ -151,7 +151,8 @@ def load_predictor(
     model, tokenizer = load_best(folder, base)
     device, _ = pick_device()
     precision = usable_precision(asked["precision"], device)
-    return Predictor(model.to(device), tokenizer, asked["max_length"], precision, asked["text_pair"], batch_size, temperature, threshold)
+    rows = batch_size or asked.get("arguments", {}).get("per_device_eval_batch_size", 64)
+    return Predictor(model.to(device), tokenizer, asked["max_length"], precision, asked["text_pair"], rows, temperature, threshold)
 
 # %% ../nbs/07_inference.ipynb #22ed869d
 def pipeline(

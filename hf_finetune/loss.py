@@ -16,6 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 from .arguments import is_number
 from .columns import label_names, problem_type
+from .metrics import TASKS
 
 # %% ../nbs/08_loss.ipynb #52154234
 def build_loss(
@@ -24,6 +25,7 @@ def build_loss(
     class_weight: Sequence[float] | None = None, # Weight of the rows of each class, in training only; for one class per row
 ) -> Callable[..., torch.Tensor]:        # For compute_loss_func: of logits (rows, outputs) and labels (rows,), or (rows, outputs) for several labels per row
     "The loss summed over a batch, and divided by the number of labels in the whole optimizer step."
+    _check_loss(label_smoothing_factor, problem_type, class_weight)
     weights = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float32)
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
         logits = outputs["logits"].float()
@@ -35,6 +37,15 @@ def build_loss(
         if weights is not None and logits.requires_grad: rows = rows * weights.to(rows.device)[labels]
         return rows.sum() / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
     return loss
+
+def _check_loss(smoothing: float, kind: str | None, weights: Sequence[float] | None) -> None:
+    if kind not in (None, *TASKS): raise ValueError(f"problem_type must be one of {', '.join(TASKS)}, or None, found {kind!r}")
+    if not is_number(smoothing) or not 0 <= smoothing < 1: raise ValueError(f"label_smoothing_factor must be a number of at least 0 and below 1, found {smoothing!r}")
+    if smoothing and kind not in (None, TASKS[0]): raise ValueError(f"label_smoothing_factor is for one class per row, and this is a {kind.replace('_', ' ')}: leave it out")
+    if weights is None: return
+    if kind not in (None, TASKS[0]): raise ValueError(f"class_weight is for one class per row, and this is a {kind.replace('_', ' ')}: leave it out")
+    if isinstance(weights, (str, Mapping)) or len(weights) < 2 or not all(is_number(weight) and weight >= 0 for weight in weights):
+        raise ValueError(f"class_weight must be a number of at least 0 for each class (weigh_classes gives them by label), found {weights!r}")
 
 # %% ../nbs/08_loss.ipynb #8fb8e207
 def weigh_classes(

@@ -81,17 +81,16 @@ def probe_batch_size(
     trainer: FinetuneTrainer, # With rows that have a column length; as before afterwards
     training: bool = True,    # Rows of a training step, or of an evaluation
 ) -> int:                     # Rows of the longest that fit, on each process; what was asked for, if it fits
-    "How many of the longest rows fit into memory at once."
+    "How many of the longest rows fit into memory at once; with max_tokens, whether the batches that it makes do."
     rows, args = (trainer.train_dataset, trainer.args) if training else (trainer.eval_dataset, trainer.args)
     asked, lengths = args.per_device_train_batch_size if training else args.per_device_eval_batch_size, read_lengths(rows)
     longest = np.argsort(-lengths, kind="stable")[:asked].tolist()
     width = trainer.data_collator([{"input_ids": [0] * int(lengths.max())}])["input_ids"].shape[1]
-    most = asked if trainer.max_tokens is None or not training else min(asked, trainer.max_tokens // width)
-    for size in range(most, 0, -1):
-        if asked % size: continue
+    most = asked if trainer.max_tokens is None or not training else min(asked, trainer.max_tokens // width) # As a budget cuts them already
+    for size in (most, *(size for size in range(most - 1, 0, -1) if asked % size == 0)):
         fitting = torch.tensor([fits(trainer, longest[:size], training)], device=args.device)
-        if trainer.accelerator.gather(fitting).all(): return size # On every process
-    raise ValueError(f"a batch of one row of {lengths.max()} tokens does not fit into the memory of {args.device}: lower max_length, "
+        if trainer.accelerator.gather(fitting).all(): return asked if size == most else size # On every process
+    raise ValueError(f"a batch of one row of {lengths.max()} tokens does not fit into the memory of {args.device.type}: lower max_length, "
                      f"{'' if args.activation_checkpointing else 'set activation_checkpointing=True, '}or take a smaller model")
 
 # %% ../nbs/08_memory.ipynb #1724a9ce
@@ -106,9 +105,9 @@ def fit_batches(
         budget = fitting * int(sampler.widths.max())
         if trainer.max_tokens is None or budget < trainer.max_tokens:
             trainer.max_tokens = budget
-            tell(f"memory: {asked} rows of {lengths.max()} tokens do not fit on {args.device}, {fitting} do: batches are cut to {budget} tokens; the rows per step are the same")
+            tell(f"memory: {asked} rows of {lengths.max()} tokens do not fit on {args.device.type}, {fitting} do: batches are cut to {budget} tokens; the rows per step are the same")
     elif fitting < asked:
         args.gradient_accumulation_steps *= asked // fitting
         args.per_device_train_batch_size = trainer._train_batch_size = fitting
-        tell(f"memory: {asked} rows of {lengths.max()} tokens do not fit on {args.device}, {fitting} do: each step is made of {args.gradient_accumulation_steps} batches; the rows per step are the same")
+        tell(f"memory: {asked} rows of {lengths.max()} tokens do not fit on {args.device.type}, {fitting} do: each step is made of {args.gradient_accumulation_steps} batches; the rows per step are the same")
     if trainer.eval_dataset is not None: args.per_device_eval_batch_size = probe_batch_size(trainer, training=False)

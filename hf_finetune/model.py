@@ -10,6 +10,7 @@ __all__ = ['ModelSource', 'count_parameters', 'quiet_transformers', 'refuse_pick
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def renew_head(
         for module in model.modules():
             own = list(module.parameters(recurse=False))
             if id(module) in encoder or module is model or not own: continue
-            # transformers marks what it has initialised or loaded, and skips it the next time
+            # transformers marks each weight that it has loaded or drawn, and skips it the next time
             for parameter in own: parameter._is_hf_initialized = False
             model._init_weights(module)
 
@@ -102,7 +103,7 @@ def _cut_layers(
     "Write a smaller number of layers into a config."
     found = getattr(config, "num_hidden_layers", None)  # transformers translates this name, to n_layers and others
     if not isinstance(found, int): raise ValueError(f"the config of {name} ({config.model_type}) names no number of layers: leave num_hidden_layers out")
-    if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= found:
+    if isinstance(count, bool) or not isinstance(count, Integral) or not 1 <= count <= found:
         raise ValueError(f"num_hidden_layers must be a whole number from 1 to {found}, the layers of {name}, found {count!r}")
     lists = {key: value for key, value in config.to_dict().items() if isinstance(value, (list, tuple)) and len(value) == found}
     try:
@@ -174,7 +175,7 @@ def build_model(
             torch.manual_seed(seed)
             with quiet_transformers(): model = model()
         if not isinstance(model, PreTrainedModel):
-            raise ValueError(f"the function that builds the model must return a transformers model, found {model!r}")
+            raise ValueError(f"the function that builds the model must return a transformers model, found {type(model).__name__}")
     names = head_labels(data)
     found = getattr(model.config, "num_labels", None)
     if found != len(names):

@@ -64,9 +64,10 @@ class RunFolder(TrainerCallback):
         self.folder, self.fingerprint, self.metric, self.direction = Path(folder), fingerprint, metric, direction or direction_of(metric)
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
-        if (args.eval_strategy, args.eval_steps) != (args.save_strategy, args.save_steps) and not args.eval_strategy == args.save_strategy == "epoch" or args.save_total_limit:
-            raise ValueError("RunFolder needs a checkpoint for each evaluation, and removes old ones itself: set save_strategy and save_steps as eval_strategy and eval_steps, "
-                             "and leave save_total_limit out")
+        if args.save_total_limit: raise ValueError(f"RunFolder removes old checkpoints itself, found save_total_limit={args.save_total_limit}: leave it out")
+
+    def on_evaluate(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_save = True # Whoever asked for the evaluation: it may be the best one
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.is_world_process_zero: return
@@ -475,7 +476,8 @@ class Run(RunRecord):
     def predictor(self) -> Predictor:
         "Texts to labels with probabilities."
         precision = usable_precision(self.settings["precision"], self.model.device)
-        return Predictor(self.model, self.tokenizer, self.settings["max_length"], precision, self.settings["text_pair"])
+        return Predictor(self.model, self.tokenizer, self.settings["max_length"], precision, self.settings["text_pair"],
+                         self.settings["arguments"].get("per_device_eval_batch_size", 64))
 
     def predict(self,
         texts: Sequence[str],                    # One string per row

@@ -174,7 +174,7 @@ def save_adapter(
     "Write the new weights, how they are attached, and the config of the whole model."
     folder, whole = Path(folder), model.get_base_model()
     model.save_pretrained(folder, save_embedding_layers=False)
-    (folder / "README.md").unlink() # A card with nothing in it but the path of the base on this machine
+    (folder / "README.md").unlink(missing_ok=True) # A card with nothing in it but the path of the base on this machine
     whole.config.architectures = [type(whole).__name__]
     whole.config.save_pretrained(folder)
 

@@ -198,6 +198,7 @@ class FinetuneTrainer(ExactTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if isinstance(self.model, PreTrainedModel) or not hasattr(self.model, "peft_config"): return super()._save(output_dir, state_dict)
+        if not self.args.should_save: return # It is called on every process
         save_adapter(self.model, output_dir or self.args.output_dir) # peft's own saving asks the Hub for the base
         if self.processing_class is not None: self.processing_class.save_pretrained(output_dir or self.args.output_dir)
 
@@ -313,7 +314,7 @@ def build_trainer(
         train_dataset=rows.get("train"), eval_dataset=rows["validation"],
         processing_class=tokenizer, compute_loss_func=build_loss(arguments.label_smoothing_factor, kind, weights),
         compute_metrics=tell_warnings(build_compute_metrics(names, model.config.num_labels, kind)), preprocess_logits_for_metrics=keep_logits, callbacks=[EvaluationLine(), *callbacks])
-    for found in {type(callback) for callback in trainer.callback_handler.callbacks}:
-        if issubclass(found, (ProgressCallback, PrinterCallback)) or found.__name__ == "NotebookProgressCallback": trainer.remove_callback(found)
+    for callback in [callback for callback in trainer.callback_handler.callbacks if callback not in callbacks]: # The caller's own stay
+        if isinstance(callback, (ProgressCallback, PrinterCallback)) or type(callback).__name__ == "NotebookProgressCallback": trainer.remove_callback(callback)
     if not arguments.disable_tqdm: trainer.add_callback(TrainingProgress())
     return trainer

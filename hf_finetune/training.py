@@ -7,6 +7,7 @@ __all__ = ['explain_refusal', 'rehearse', 'choose_precision', 'model_label', 've
            'finish_run', 'train_run']
 
 # %% ../nbs/08_training.ipynb #65d77ac1
+import copy
 import importlib.metadata
 import math
 import os
@@ -25,12 +26,12 @@ from .arguments import OWNED, build_arguments, check_arguments, check_reporters,
 from .checkpoint import BASE, Candidate, RUN_FILE, is_first_process, list_checkpoints, read_run, record_best, write_json, write_text
 from .columns import label_names, problem_type
 from .data import data_name, load_data, source_of
-from .device import pick_device, pick_precision, precision_arguments
+from .device import free_memory, pick_device, pick_precision, precision_arguments
 from .inference import usable_precision
 from .loss import weigh_classes
-from .memory import fit_batches
+from .memory import fit_batches, is_out_of_memory
 from .metrics import Score, TASK_METRICS, check_metric, direction_of, find_score, metric_key
-from .model import ModelSource, build_model, quiet_transformers, start_digest
+from .model import ModelSource, build_model, count_parameters, quiet_transformers, start_digest
 from .reading import tell
 from .run import (CONFUSION_LABELS, Run, RunFolder, RunRecord, alone, candidates_of, check_folder, count_confusions, describe_metric,
                              describe_run, new_folder, plain_number, run_fingerprint, warn_if_wiped)
@@ -110,7 +111,7 @@ def finetune(
     training_arguments = {name: plain_number(value) for name, value in training_arguments.items()}
     same_of_trainer = training_arguments.pop("metric_for_best_model", None)
     one_metric(metric, same_of_trainer)
-    max_tokens = plain_number(max_tokens)
+    max_tokens, trainable, lora_rank = plain_number(max_tokens), plain_number(trainable), plain_number(lora_rank)
     check_budget(max_tokens, training_arguments.get("train_sampling_strategy", "group_by_length"))
     if not isinstance(callbacks, Sequence) or not all(isinstance(callback, TrainerCallback) for callback in callbacks):
         raise ValueError(f"callbacks must be a list of TrainerCallback objects, found {callbacks!r}")
@@ -124,7 +125,7 @@ def finetune(
         raise ValueError(f"label_smoothing_factor spreads the target over classes, and the data is a {kind.replace('_', ' ')}: leave it out")
     weights = weigh_classes(class_weight, data, kind)
     seed = training_arguments.get("seed", 42)
-    built = build_model(model, data, seed)
+    built = build_model(copy.deepcopy(model) if isinstance(model, PreTrainedModel) else model, data, seed) # The caller's instance stays as it is
     weights_at_start = start_digest(model, built)
     source = model if isinstance(model, (str, Path)) else built.name_or_path
     if not source:
@@ -140,11 +141,15 @@ def finetune(
     built, what = set_trainable(built, trainable, lora_rank, seed)
     trainable = "head" if trainable == 0 else trainable
     arguments = default_arguments(built.config, len(data["train"]), training_arguments, pair, trainable)
-    if trainable != "all": tell(what)
+    counts = count_parameters(built)
+    if not counts["trainable"]: raise ValueError(f"none of {counts['total']:,} weights train: the model came frozen, so give trainable='head', or call requires_grad_(True) on it")
+    came_frozen = counts["total"] - counts["trainable"] if trainable == "all" else 0
+    if trainable != "all" or came_frozen: tell(what)
     description = describe_run(data, model_label(model), weights_at_start, describe_metric(metric), max_length, arguments, callbacks)
     if max_tokens is not None: description["max_tokens"] = max_tokens
     if weights is not None: description["class_weight"] = weights
     if trainable != "all": description["trainable"] = trainable
+    if came_frozen: description["frozen"] = came_frozen
     if lora_rank is not None: description["lora_rank"] = lora_rank
     settings = dict(
         fingerprint=run_fingerprint(description), description=description, model=str(source) if isinstance(model, (str, Path)) else name_elsewhere(source),
@@ -216,13 +221,16 @@ def start_run(
         trainer.max_tokens = settings["max_tokens"]
         if (cuts := arguments.gradient_accumulation_steps // settings["arguments"].get("gradient_accumulation_steps", 1)) > 1:
             tell(f"max_tokens: each batch of {arguments.train_batch_size} rows is cut into {cuts} of at most {trainer.max_tokens} tokens")
-        if asked.get("auto_find_batch_size", device.type != "cpu"): fit_batches(trainer)
+        if asked.get("auto_find_batch_size", device.type != "cpu"):
+            fit_batches(trainer)
+            settings["arguments"]["per_device_eval_batch_size"] = arguments.per_device_eval_batch_size # For the evaluations afterwards
         if not begun and is_first_process(): shutil.rmtree(folder / BASE, ignore_errors=True) # Of a run that has saved nothing else
         write_json(folder / RUN_FILE, {**settings, "precision": precision, "device": device.type})
         if keep_base and is_first_process() and not (folder / BASE).is_dir():
             shutil.rmtree(folder / SAVING, ignore_errors=True)
             save_base(model, folder / SAVING)
             (folder / SAVING).rename(folder / BASE)
+    trainer.accelerator.wait_for_everyone() # The first process has written what the others read
     train_run(folder, trainer)
     run = Run(folder, data, rows, own_metric)
     finish_run(run, candidates_of(trainer.state.log_history))
@@ -267,4 +275,9 @@ def train_run(
     except KeyboardInterrupt:
         tell(f"stopped; run the same again to go on: {folder}")
         raise
+    except RuntimeError as error:
+        if not is_out_of_memory(error): raise
+        free_memory()
+        step, frugal = trainer.state.global_step + 1, "" if trainer.args.activation_checkpointing else ", set activation_checkpointing=True"
+        raise ValueError(f"memory ran out in step {step} of {folder}: set auto_find_batch_size=True{frugal}, or lower max_length; what was saved is kept") from None
     write_text(folder / "history.csv", pd.DataFrame(trainer.state.log_history).to_csv(index=False))
