@@ -7,6 +7,7 @@ plain     the Trainer of transformers
 trainer   FinetuneTrainer with the same arguments
 script    the plain library from rows to predictions: tokenize, train, load the best checkpoint again, evaluate, predict
 finetune  one call of finetune with the same arguments
+turns     plain and trainer by turns in one process, a few steps each, always the same ones: the difference that a busy machine cannot hide
 profile   where the time of finetune goes, by function
 """
 import argparse
@@ -27,6 +28,7 @@ from speed import begin, carry_out, not_done, stop
 HERE = Path(__file__).resolve().parent
 MODEL, DATA, MAX_LENGTH = "minilm", "bbc-news", 128
 KINDS = ("plain", "trainer", "script", "finetune")
+TURNS, TURN_STEPS, WARM_STEPS = 12, 8, 2  # of turns; the first steps of each are not counted
 LEAST_S = 0.01  # functions that take less are left out of the profile
 
 
@@ -146,6 +148,20 @@ def finetuned(bench: Bench, callback: Steps) -> None:
     finetune(minilm, bench.data, bench.folder, max_length=bench.length, callbacks=[callback], **bench.arguments)
 
 
+def turns(bench: Bench, rows: Any, number: int) -> dict[str, list[float]]:
+    "Seconds of the counted steps of each turn."
+    from transformers.trainer_utils import IntervalStrategy
+    found: dict[str, list[float]] = dict(plain=[], trainer=[])
+    for turn in range(number):
+        for kind in (("plain", "trainer"), ("trainer", "plain"))[turn % 2]:
+            steps = Steps()
+            trainer = getattr(bench, kind)(rows, steps)
+            trainer.args.max_steps, trainer.args.eval_strategy, trainer.args.save_strategy = TURN_STEPS, IntervalStrategy.NO, IntervalStrategy.NO
+            trainer.train()
+            found[kind].append(round(sum(steps.steps[WARM_STEPS:]), 5))
+    return found
+
+
 def profile(action: Callable[[], None]) -> dict[str, float]:
     "Seconds of each function of the library, with everything that it calls."
     import cProfile
@@ -166,9 +182,11 @@ def work(job: dict[str, Any], settings: dict[str, Any], started: float, folder: 
     bench, steps, kind = Bench(settings, job["seed"], str(Path(folder) / "run")), Steps(), job["kind"]
     if kind == "profile":
         with contextlib.redirect_stdout(None): return dict(seconds=profile(lambda: finetuned(bench, steps)))
-    if kind in ("plain", "trainer"):
+    if kind in ("plain", "trainer", "turns"):
         rows = bench.tokenized().rename_column("label", "labels")
         rows = rows.map(lambda part: dict(length=[len(ids) for ids in part["input_ids"]]), batched=True)
+        if kind == "turns":
+            with contextlib.redirect_stdout(None): return dict(turn_s=turns(bench, rows, 2 if settings["rows"] else TURNS))
         action = {"plain": bench.plain, "trainer": bench.trainer}[kind](rows, steps).train
     else: action = lambda: {"script": script, "finetune": finetuned}[kind](bench, steps)
     worked, clock = time.process_time(), time.perf_counter()
@@ -187,7 +205,7 @@ def list_jobs(kinds: list[str], seeds: list[int]) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    kinds = (*KINDS, "profile")
+    kinds = (*KINDS, "turns", "profile")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="training seeds (0 1 2)")
     parser.add_argument("--only", nargs="+", choices=kinds, default=kinds, metavar="KIND", help=f"some of {', '.join(kinds)} (all)")
     parser.add_argument("--max_steps", type=int, default=40, help="steps of a training; one evaluation and one checkpoint follow (40)")
