@@ -256,7 +256,8 @@ def _by_rows(
     "Score one resample after the other."
     references, rows = sample.references, sample.rows
     chances = None if np.ptp(sample.weights) == 0 else sample.weights / sample.weights.sum()
-    with warnings.catch_warnings(), tqdm(total=n_resamples, desc=sample.score.name, unit=" resamples", delay=2, leave=False, disable=not is_interactive()) as bar:
+    quiet = {} if is_interactive() else dict(disable=True) # Left out, the reader's TQDM_DISABLE decides
+    with warnings.catch_warnings(), tqdm(total=n_resamples, desc=sample.score.name, unit=" resamples", delay=2, leave=False, **quiet) as bar:
         warnings.simplefilter("ignore")  # what the rows themselves give reason to has been said
         draws = np.empty(n_resamples)
         for number in range(n_resamples):
