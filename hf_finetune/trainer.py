@@ -222,6 +222,7 @@ class FinetuneTrainer(ExactTrainer):
             publish_checkpoint(temporary / name, folder / name, self.fingerprint)
             temporary.rmdir()
             if self.args.save_total_limit: rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone() # No process goes on before the checkpoint has its name
 
 # %% ../nbs/08_trainer.ipynb #26942eb0
 def check_budget(
