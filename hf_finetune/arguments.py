@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'RENAMED', 'OWNED', 'RANGES', 'SWITCHES', 'DEFAULTS', 'TRACKER_PACKAGES', 'LEARNING_RATES', 'is_number',
-           'check_arguments', 'check_reporters', 'default_arguments', 'build_arguments']
+           'check_arguments', 'check_reporters', 'default_arguments', 'use_one_gpu', 'build_arguments']
 
 # %% ../nbs/08_arguments.ipynb #ab237d18
 import dataclasses
@@ -97,6 +97,7 @@ OWNED = { # Values that say what is done anyway are let through
     "hub_token": ((None,), "log in with hf auth login; nothing is pushed while training"),
     "ignore_data_skip": ((False,), "a resumed run continues in the data where it stopped"),
     "enable_jit_checkpoint": ((False,), "Ctrl-C saves at the end of the step"),
+    "average_tokens_across_devices": ((True,), "rows are counted over all processes"),
     "auto_find_batch_size": ((False, True), "the longest rows are tried before the training"),
     "logging_nan_inf_filter": ((False,), "a loss that is no number stops the training"),
     "remove_unused_columns": ((True,), "the data is tokenized for the model"),
@@ -156,7 +157,7 @@ def check_arguments(
 ) -> None:
     "Raise for the first argument that does not exist, is owned by the library or lies outside its range."
     for name, value in arguments.items():
-        if name in RENAMED and (name not in FIELDS or "activation_checkpointing" in FIELDS): raise ValueError(f"there is no argument {name}: {RENAMED[name]}")
+        if name in RENAMED: raise ValueError(f"there is no argument {name}: {RENAMED[name]}")
         if name not in FIELDS:
             near = difflib.get_close_matches(name, [*FIELDS, "metric", "max_length", "max_tokens", "class_weight", "trainable", "lora_rank", "callbacks"], n=1)
             hint = f"did you mean {near[0]}?" if near else "any field of TrainingArguments may be given"
@@ -205,6 +206,12 @@ def default_arguments(
     return {**recipe, **asked}
 
 # %% ../nbs/08_arguments.ipynb #225839eb
+def use_one_gpu(
+    args: TrainingArguments, # Changed in place
+) -> None:
+    "Without a launcher train on one GPU: with several, the Trainer wraps the model in nn.DataParallel without a word, and counts rows for all of them."
+    if args.n_gpu > 1: args._n_gpu = 1
+
 def build_arguments(
     output_dir: str | Path,       # The run folder
     arguments: Mapping[str, Any], # As default_arguments gives them
@@ -218,7 +225,7 @@ def build_arguments(
     args = TrainingArguments(**{**settings, **owned, **precision}, output_dir=str(output_dir),
                              eval_strategy="epoch", save_strategy="epoch", metric_for_best_model=metric_key(metric), greater_is_better=direction_of(metric) == "maximize",
                              restore_callback_states_from_checkpoint=True, logging_nan_inf_filter=False)
-    if args.n_gpu > 1: args._n_gpu = 1 # Otherwise the Trainer wraps the model in nn.DataParallel without a word
+    use_one_gpu(args)
     steps = math.ceil(rows / (args.train_batch_size * args.gradient_accumulation_steps * args.world_size))
     total = args.max_steps if args.max_steps > 0 else math.ceil(steps * args.num_train_epochs)
     if "logging_steps" not in owned: args.logging_steps = max(1, min(total // 20, steps // 4))

@@ -325,7 +325,7 @@ def build_parser() -> argparse.ArgumentParser: # Needs neither torch nor transfo
     return parser
 
 CHOSEN = dict( # Where the default is not transformers' own
-    learning_rate="1e-4 for 384 hidden units, less for more", num_train_epochs="2 to 10, for about 150 steps; at least 3 for pairs", per_device_train_batch_size="16",
+    learning_rate="1e-4 for 384 hidden units, less for more; 1e-3 for lora, 1e-2 for head", auto_find_batch_size="on a GPU", num_train_epochs="2 to 10, for about 150 steps; at least 3 for pairs", per_device_train_batch_size="16",
     per_device_eval_batch_size="64", warmup_steps="0.1", weight_decay="0.01", train_sampling_strategy="group_by_length", logging_steps="about 20 logs", report_to="none",
     bf16="where the hardware has it", fp16="where the hardware has only that", disable_tqdm="in a pipe")
 

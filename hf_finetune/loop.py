@@ -15,13 +15,14 @@ import pandas as pd
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.data_loader import prepare_data_loader
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments, get_scheduler, set_seed
 from transformers.trainer_pt_utils import get_parameter_names
 
+from .arguments import use_one_gpu
 from .collator import load_collator
 from .loss import build_loss
 from .metrics import TASK_METRICS, build_compute_metrics
@@ -103,7 +104,8 @@ def train_loop(
 ) -> pd.DataFrame:                      # One row for each logged step and for each evaluation, as in history.csv
     "Train a model as `finetune` does, in a loop to read, to copy and to change."
     set_seed(arguments.seed)
-    AcceleratorState._reset_state() # Or the precision of an earlier training stays
+    use_one_gpu(arguments)
+    for left_over in (AcceleratorState, GradientState): left_over._reset_state() # The precision of an earlier training, or a step that it broke off
     order = DataLoaderConfiguration(use_seedable_sampler=True, data_seed=arguments.data_seed)
     accelerator = Accelerator(cpu=arguments.use_cpu, mixed_precision=arguments.mixed_precision, dataloader_config=order)
     collator = load_collator(tokenizer, accelerator.device.type)
@@ -120,7 +122,7 @@ def train_loop(
         wrapped.train()
         batches = iter(loader)
         while step < steps and (parts := list(itertools.islice(batches, arguments.gradient_accumulation_steps))):
-            count = accelerator.reduce(torch.tensor(sum(len(batch["labels"]) for batch in parts), device=accelerator.device))
+            count = accelerator.reduce(torch.tensor(sum(batch["labels"].numel() for batch in parts), device=accelerator.device))
             for batch in parts:
                 with fast_dropout(model), nullcontext() if batch is parts[-1] else accelerator.no_sync(wrapped):
                     labels = batch.pop("labels")
@@ -142,5 +144,5 @@ def train_loop(
             answers = accelerator.prepare(DataLoader(rows["validation"], arguments.per_device_eval_batch_size, collate_fn=collator))
             history.append(dict(step=step, epoch=step / per_epoch, **evaluate_rows(wrapped, answers, accelerator)))
     bar.close()
-    accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False).eval()
+    vars(accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False).eval()).pop("_is_accelerate_prepared", None) # Or the next training takes it for wrapped
     return pd.DataFrame(history)

@@ -31,7 +31,7 @@ def build_loss(
         logits = outputs["logits"].float()
         found = "regression" if logits.shape[1] == 1 else "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
         kind = problem_type or found
-        if kind == "regression": rows = mse_loss(logits[:, 0], labels.flatten().float(), reduction="none")
+        if kind == "regression": rows = mse_loss(logits, labels.view_as(logits).float(), reduction="none")
         elif kind == "multi_label_classification": rows = binary_cross_entropy_with_logits(logits, labels.float(), reduction="none")
         else: rows = cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing_factor if logits.requires_grad else 0.0)
         if weights is not None and logits.requires_grad: rows = rows * weights.to(rows.device)[labels]

@@ -25,6 +25,7 @@ def unchanged(
     "Try something with the model and the optimizer inside the block; afterwards they are as before, and so are all random numbers."
     model, optimizer, schedule = trainer.model, trainer.optimizer, trainer.lr_scheduler
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    apple = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     values = [(tensor, tensor.detach().to("cpu", copy=True)) for tensor in (*filter(lambda weight: weight.requires_grad, model.parameters()), *model.buffers())]
     gradients, training, python, numpy = [weight.grad for weight in model.parameters()], model.training, random.getstate(), np.random.get_state()
     checkpointing = getattr(model, "is_activation_checkpointing", False)
@@ -35,6 +36,7 @@ def unchanged(
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+        if apple is not None: torch.mps.set_rng_state(apple)
         trainer.optimizer, trainer.lr_scheduler = optimizer, schedule
         model.train(training)
         if not checkpointing and getattr(model, "is_activation_checkpointing", False): model.activation_checkpointing_disable()
@@ -53,7 +55,7 @@ def is_out_of_memory(
 def fits(
     trainer: FinetuneTrainer, # With rows
     batch: list[int],         # Row numbers
-    training: bool = True,    # One step of training, or a forward pass of an evaluation
+    training: bool = True,    # Two steps of training, or a forward pass of an evaluation
 ) -> bool:                    # Anything but a lack of memory is raised
     "Whether a batch fits into memory."
     rows = trainer.train_dataset if training else trainer.eval_dataset
@@ -66,8 +68,9 @@ def fits(
                 trainer.model.activation_checkpointing_enable(options or None, **own)
             inputs = trainer._prepare_inputs(trainer.data_collator([*trainer._remove_unused_columns(rows.select(batch))]))
             trainer.model.train(training)
-            with trainer.compute_loss_context_manager(), trainer.accelerator.autocast(): loss = trainer.compute_loss(trainer.model, inputs)
-            if training:
+            for _ in range(2 if training else 1): # Only the second step meets the moments of the optimizer, and gradients to add to
+                with trainer.compute_loss_context_manager(), trainer.accelerator.autocast(): loss = trainer.compute_loss(trainer.model, {**inputs}) # It takes the labels out
+                if not training: break
                 loss.backward()
                 trainer.optimizer.step()
         return True

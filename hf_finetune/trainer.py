@@ -29,8 +29,10 @@ from torch import nn
 from torch.utils.data import DataLoader, SequentialSampler
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import rotate_checkpoints
 
+from .arguments import use_one_gpu
 from .checkpoint import list_checkpoints, publish_checkpoint
 from .collator import LengthGroupedBatchSampler, load_collator
 from .loss import build_loss
@@ -46,7 +48,7 @@ class ExactTrainer(Trainer):
     _unseen: list[tuple[int, torch.Tensor]] # Step and loss of batches that nobody has looked at
 
     def __init__(self, model: Any = None, args: TrainingArguments | None = None, *others: Any, **named: Any): # As transformers' Trainer
-        if args is not None and args.n_gpu > 1: args._n_gpu = 1 # Otherwise the model is wrapped in nn.DataParallel without a word
+        if args is not None: use_one_gpu(args)
         super().__init__(model, args, *others, **named)
         whole = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         if self.compute_loss_func is None and type(whole).__name__.endswith("ForSequenceClassification"):
@@ -80,19 +82,23 @@ class ExactTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
         if self.compute_loss_func is None: return super()._get_num_items_in_batch(batch_samples, device)
         count = sum(batch["labels"].numel() for batch in batch_samples if "labels" in batch)
-        return int(self.accelerator.gather(torch.tensor([count], device=device)).sum()) if self.args.world_size > 1 else count or None
+        several = self.args.world_size > 1 and self.args.average_tokens_across_devices # The Trainer multiplies the loss by the processes then
+        return int(self.accelerator.gather(torch.tensor([count], device=device)).sum()) if several else count or None
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
         # Without metrics the Trainer gathers no logits, and the loss of several processes could not be computed from them
         if self.args.world_size > 1 and self.compute_loss_func is not None: kwargs["prediction_loss_only"] = False
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         name, logits, labels = f"{metric_key_prefix}_loss", output.predictions, output.label_ids
-        if self.compute_loss_func is not None and isinstance(logits, np.ndarray) and isinstance(labels, np.ndarray):
-            output.metrics[name] = self.compute_loss_func(dict(logits=torch.from_numpy(logits)), torch.from_numpy(labels)).item()
+        whole = self.preprocess_logits_for_metrics in (None, keep_logits) and isinstance(logits, np.ndarray) and isinstance(labels, np.ndarray)
+        if self.compute_loss_func is not None and whole:
+            outputs = SequenceClassifierOutput(logits=torch.from_numpy(logits))
+            output.metrics[name] = self.compute_loss_func(outputs, torch.from_numpy(labels), num_items_in_batch=None).item()
         if not self.is_in_train:
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
             self.accelerator.free_memory()
             vars(self.model).pop("_is_accelerate_prepared", None) # Or the next training or evaluation takes it for wrapped
+            self.model_wrapped = self.model
         elif not math.isfinite(output.metrics.get(name, 0)):
             raise ValueError(explain_divergence(f"the loss of the evaluation after step {self.state.global_step} is not a finite number", self.args))
         return output
@@ -177,13 +183,15 @@ class FinetuneTrainer(ExactTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         rows, args = self.train_dataset, self.args
-        if args.train_sampling_strategy != "group_by_length" or "length" not in getattr(rows, "column_names", []) or not isinstance(rows, Dataset):
+        own = args.train_sampling_strategy == "group_by_length" and isinstance(rows, Dataset) and "length" in rows.column_names
+        if not own or args.auto_find_batch_size: # The Trainer's own search for a batch size changes no arguments
             return super().get_train_dataloader()
         sampler = group_rows(rows, args, self.max_tokens, self.data_collator)
         loader = DataLoader(self._remove_unused_columns(rows, "Training"), batch_sampler=sampler, collate_fn=self.data_collator,
                             num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory,
-                            persistent_workers=args.dataloader_persistent_workers, prefetch_factor=args.dataloader_prefetch_factor)
-        return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True, non_blocking=args.dataloader_pin_memory)
+                            persistent_workers=args.dataloader_persistent_workers, prefetch_factor=args.dataloader_prefetch_factor,
+                            multiprocessing_context=args.dataloader_multiprocessing_context)
+        return prepare_data_loader(loader, args.device, num_processes=1, process_index=0, put_on_device=True, non_blocking=loader.pin_memory and args.device.type == "cuda")
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         whole = hasattr(self.model, "set_attn_implementation") and not self.args.torch_compile
@@ -212,13 +220,12 @@ class FinetuneTrainer(ExactTrainer):
             check_space(folder, saved_bytes(self.model))
         with quiet_transformers(): super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
+        name, newest_is_best = f"checkpoint-{self.state.global_step}", self.state.best_global_step == self.state.global_step
+        if newest_is_best: self.state.best_model_checkpoint = str(folder / name) # It was noted by its temporary name, in every process
         if self.args.should_save:
-            name = f"checkpoint-{self.state.global_step}"
             # A pickle that nothing needs: run.json holds the arguments
             (temporary / name / "training_args.bin").unlink(missing_ok=True)
-            if self.state.best_global_step == self.state.global_step: # Noted while it had its temporary name
-                self.state.best_model_checkpoint = str(folder / name)
-                self.state.save_to_json(str(temporary / name / "trainer_state.json"))
+            if newest_is_best: self.state.save_to_json(str(temporary / name / "trainer_state.json"))
             publish_checkpoint(temporary / name, folder / name, self.fingerprint)
             temporary.rmdir()
             if self.args.save_total_limit: rotate_checkpoints(str(folder), self.args.save_total_limit, self.state.best_model_checkpoint)

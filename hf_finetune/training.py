@@ -48,6 +48,7 @@ def explain_refusal(
     "Raise a ValueError with the arguments for whatever transformers raises about them."
     try: yield
     except Exception as error: # From KeyError to RuntimeError, by argument
+        if is_out_of_memory(error): raise ValueError("the model does not fit into memory beside what is there: give free_memory what is not needed any more, or take a smaller model") from error
         given = ", ".join(f"{name}={value!r}" for name, value in asked.items()) or "the default arguments"
         raise ValueError(f"transformers cannot train with {given}: "
                          f"{' '.join(str(error).split()) or type(error).__name__}") from error
@@ -146,11 +147,8 @@ def finetune(
     came_frozen = counts["total"] - counts["trainable"] if trainable == "all" else 0
     if trainable != "all" or came_frozen: tell(what)
     description = describe_run(data, model_label(model), weights_at_start, describe_metric(metric), max_length, arguments, callbacks)
-    if max_tokens is not None: description["max_tokens"] = max_tokens
-    if weights is not None: description["class_weight"] = weights
-    if trainable != "all": description["trainable"] = trainable
-    if came_frozen: description["frozen"] = came_frozen
-    if lora_rank is not None: description["lora_rank"] = lora_rank
+    more = dict(max_tokens=max_tokens, class_weight=weights, trainable=None if trainable == "all" else trainable, frozen=came_frozen or None, lora_rank=lora_rank)
+    description |= {name: value for name, value in more.items() if value is not None} # Those that say nothing stay out
     settings = dict(
         fingerprint=run_fingerprint(description), description=description, model=str(source) if isinstance(model, (str, Path)) else name_elsewhere(source),
         data=dict(name=data_name(data), source=source_of(data), rows={split: len(rows) for split, rows in data.items()}),
@@ -278,6 +276,8 @@ def train_run(
     except RuntimeError as error:
         if not is_out_of_memory(error): raise
         free_memory()
-        step, frugal = trainer.state.global_step + 1, "" if trainer.args.activation_checkpointing else ", set activation_checkpointing=True"
-        raise ValueError(f"memory ran out in step {step} of {folder}: set auto_find_batch_size=True{frugal}, or lower max_length; what was saved is kept") from None
+        args = trainer.args
+        ways = [*(["auto_find_batch_size=True"] if args.device.type == "cpu" else []), *([] if args.activation_checkpointing else ["activation_checkpointing=True"])]
+        again = f"run the same with {' or '.join(ways)} to go on, or " if ways else ""
+        raise ValueError(f"memory ran out in step {trainer.state.global_step + 1} of {folder}: {again}begin a new run with a lower max_tokens or max_length; what was saved is kept") from None
     write_text(folder / "history.csv", pd.DataFrame(trainer.state.log_history).to_csv(index=False))

@@ -58,8 +58,7 @@ def used_by_children() -> float:
 
 def measure(job: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     "Run one job in a fresh process; its seconds count from before Python starts until after it ends."
-    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    environment |= dict(TQDM_DISABLE="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
+    environment = os.environ | dict(TQDM_DISABLE="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
     load, date = os.getloadavg(), datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
@@ -95,13 +94,13 @@ def commit() -> str | None:
 
 
 def machine() -> dict[str, Any]:
-    "Processor, cores, memory, and whether bf16 is in hardware."
+    "Processor, cores, threads that torch uses, memory, and whether bf16 is in hardware."
     import torch
     from hf_finetune.device import read_capabilities
     try: name = next(line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
     except (OSError, StopIteration): name = platform.processor()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return dict(processor=name, cores=os.cpu_count(), memory_bytes=memory, bf16_in_hardware=read_capabilities().cpu_bf16,
+    return dict(processor=name, cores=os.cpu_count(), threads=torch.get_num_threads(), memory_bytes=memory, bf16_in_hardware=read_capabilities().cpu_bf16,
                 capability=torch.backends.cpu.get_cpu_capability(), system=f"{platform.system()} {platform.machine()}")
 
 

@@ -250,7 +250,7 @@ def work(job: dict[str, Any], settings: dict[str, Any], data: str, started: floa
 
 def measure(script: str, job: dict[str, Any], **order: Any) -> dict[str, Any]:
     "Run one job of a script in a fresh process with caches of its own; its seconds count from before Python starts until after it ends."
-    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "TOKENIZERS_PARALLELISM")}
+    environment = {name: value for name, value in os.environ.items() if name != "TOKENIZERS_PARALLELISM"}
     environment |= dict(TQDM_DISABLE="1", HF_HUB_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
     load, date = os.getloadavg(), datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     with tempfile.TemporaryDirectory() as folder:
