@@ -184,7 +184,7 @@ class FinetuneTrainer(ExactTrainer):
     def get_train_dataloader(self) -> DataLoader:
         rows, args = self.train_dataset, self.args
         own = args.train_sampling_strategy == "group_by_length" and isinstance(rows, Dataset) and "length" in rows.column_names
-        if not own or args.auto_find_batch_size: # The Trainer's own search for a batch size changes no arguments
+        if not own or args.auto_find_batch_size and self.max_tokens is None: # The Trainer's own search for a batch size changes no arguments
             return super().get_train_dataloader()
         sampler = group_rows(rows, args, self.max_tokens, self.data_collator)
         loader = DataLoader(self._remove_unused_columns(rows, "Training"), batch_sampler=sampler, collate_fn=self.data_collator,
