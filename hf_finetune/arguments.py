@@ -86,7 +86,6 @@ OWNED = { # Values that say what is done anyway are let through
     "eval_on_start": ((False,), "every epoch is evaluated"),
     "save_strategy": (("epoch",), "every epoch is saved"),
     "save_steps": ((500,), "every epoch is saved"),
-    "save_total_limit": ((2,), "the best and the newest checkpoint are kept"),
     "save_only_model": ((False,), "only the newest checkpoint holds the optimizer"),
     "load_best_model_at_end": ((True,), "Run.model is the best model"),
     "greater_is_better": ((None,), "the direction comes from the metric"),
@@ -96,7 +95,7 @@ OWNED = { # Values that say what is done anyway are let through
     "label_names": ((None,), "the labels are called labels"),
     "hub_token": ((None,), "log in with hf auth login; nothing is pushed while training"),
     "ignore_data_skip": ((False,), "a resumed run continues in the data where it stopped"),
-    "enable_jit_checkpoint": ((False,), "Ctrl-C saves at the end of the step"),
+    "enable_jit_checkpoint": ((False,), "Ctrl-C and SIGTERM save at the end of the step"),
     "average_tokens_across_devices": ((True,), "rows are counted over all processes"),
     "auto_find_batch_size": ((False, True), "the longest rows are tried before the training"),
     "logging_nan_inf_filter": ((False,), "a loss that is no number stops the training"),
@@ -136,6 +135,7 @@ RANGES = dict(
     gradient_accumulation_steps=_at_least(1, whole=True),
     eval_accumulation_steps=_at_least(1, whole=True),
     dataloader_num_workers=_at_least(0, whole=True),
+    save_total_limit=_at_least(1, whole=True),
     seed=_at_least(0, whole=True, below=2**32),
     data_seed=_at_least(0, whole=True, below=2**32),
     warmup_steps=("a whole number of steps, or a share of them below 1", lambda value: is_number(value) and value >= 0 and (value < 1 or value == int(value))),
@@ -159,7 +159,7 @@ def check_arguments(
     for name, value in arguments.items():
         if name in RENAMED: raise ValueError(f"there is no argument {name}: {RENAMED[name]}")
         if name not in FIELDS:
-            near = difflib.get_close_matches(name, [*FIELDS, "metric", "max_length", "max_tokens", "class_weight", "trainable", "lora_rank", "callbacks"], n=1)
+            near = difflib.get_close_matches(name, [*FIELDS, "metric", "max_length", "max_tokens", "class_weight", "trainable", "lora_rank", "keep", "save_minutes", "callbacks"], n=1)
             hint = f"did you mean {near[0]}?" if near else "any field of TrainingArguments may be given"
             raise ValueError(f"unknown argument {name}: {hint}")
         if name in OWNED and not any(isinstance(value, type(same)) and value == same for same in OWNED[name][0]):

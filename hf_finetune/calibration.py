@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from .checkpoint import write_json
+from .disk import write_json
 from .evaluation import check_outputs, new_axis
 from .inference import CALIBRATION
 from .metrics import SCORES, TASKS, Outputs, Score, bin_of, confidence_of, find_score

@@ -18,8 +18,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextClassificationPipeline
 from transformers import pipeline as transformers_pipeline
 
-from .checkpoint import load_best, read_best, read_json, read_run
+from .checkpoint import load_best, read_best, read_run
 from .device import autocast, pick_device, precision_arguments
+from .disk import read_json
 from .metrics import check_threshold, sigmoid, softmax
 from .tokenizer import resolve_max_length
 

@@ -23,7 +23,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from .model import count_parameters, quiet_transformers, refuse_pickled_weights, start_digest
+from .model import count_parameters, quiet_transformers, refuse_foreign_code, refuse_pickled_weights, start_digest
 from .tokenizer import BUILT_IN_MODELS, find_pretrained
 
 # %% ../nbs/05_trainable.ipynb #019596ad
@@ -229,6 +229,7 @@ def _base_of(
         if Path(source).is_dir(): refuse_pickled_weights(Path(source))
         if (Path(source) / ADAPTER_CONFIG).is_file(): raise ValueError(f"{base} holds the new weights of LoRA: give the model that it was made for as base")
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        refuse_foreign_code(config, folder)
         return AutoModelForSequenceClassification.from_pretrained(source, config=config, dtype=torch.float32, use_safetensors=True,
                                                                   ignore_mismatched_sizes=True, trust_remote_code=False)
     except (OSError, ImportError) as error:

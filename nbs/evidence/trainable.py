@@ -38,13 +38,13 @@ class Counted(Watch):
 
 def bytes_of(folder: Path, resuming: bool) -> int:
     "What a checkpoint takes, with or without the files that only serve to go on with the training."
-    from hf_finetune.checkpoint import RESUME_FILES, needed_for_resuming
+    from hf_finetune.disk import RESUME_FILES, needed_for_resuming
     return sum(path.stat().st_size for path in folder.iterdir() if resuming or not (needed_for_resuming(path.name) or path.name in RESUME_FILES))
 
 
 def work(job: dict[str, Any], settings: dict[str, Any], data: str, started: float, folder: str) -> dict[str, Any]:
     "In the child: train, and test unless only validation may be looked at."
-    from hf_finetune.checkpoint import list_checkpoints
+    from hf_finetune.disk import list_checkpoints
     from hf_finetune.data import load_data
     from hf_finetune.model import load_model
     from hf_finetune.training import finetune
