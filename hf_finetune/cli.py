@@ -78,7 +78,7 @@ def parse_value(
 
 # %% ../nbs/11_cli.ipynb #901f11e1
 OWN_FLAGS = dict(data=str, name=str, model=str, output_dir=str, metric=str, max_length=int, max_tokens=int, text_column=str, text_pair_column=str,
-                 label_column=str, problem_type=str, class_weight=str, trainable=str, lora_rank=int, early_stopping_patience=int)
+                 label_column=str, problem_type=str, class_weight=str, trainable=str, lora_rank=int, early_stopping_patience=int, keep=str, save_minutes=float)
 
 def parse_train(
     words: Sequence[str],                       # What follows train
@@ -121,10 +121,11 @@ def run_train(
         from hf_finetune.arguments import check_arguments
         from hf_finetune.data import load_data
         from hf_finetune.tokenizer import find_pretrained
-        from hf_finetune.training import finetune, one_metric
+        from hf_finetune.training import finetune, one_metric, what_to_keep
         # Before the data is read
         check_arguments(training)
         one_metric(own.get("metric"), training.get("metric_for_best_model"))
+        what_to_keep(own.get("keep"), training.get("save_total_limit"))
         patience = own.pop("early_stopping_patience", None)
         if patience is not None and patience < 1: raise ValueError(f"--early_stopping_patience must be a whole number of at least 1, found {patience}")
         callbacks = [] if patience is None else [EarlyStoppingCallback(patience)]
@@ -263,16 +264,19 @@ def run_predict(
 
 # %% ../nbs/11_cli.ipynb #3dd3db2f
 def run_best(
-    folder: str,      # A run folder
-    everything: bool, # Print the table of candidates
-) -> int:             # Exit code
+    folder: str,            # A run folder, or one that a plain Trainer wrote checkpoints into
+    everything: bool,       # Print the table of candidates
+    metric: str | None,     # Names the best; that of the run if None
+    direction: str | None,  # maximize or minimize; that of the metric if None
+    verify: bool,           # Also compare the weights with their hash
+) -> int:                   # Exit code
     "Print the path of the best checkpoint, or the table of candidates."
-    from hf_finetune.checkpoint import read_best
-    best = read_best(folder)
+    from hf_finetune.checkpoint import find_best
+    best = find_best(folder, metric, direction, verify)
     if not everything:
         print(best.path)
         return 0
-    names = list(dict.fromkeys([best.metric, *best.candidates[0].scores]))
+    names = list(dict.fromkeys([best.metric, *(name for candidate in best.candidates for name in candidate.scores)]))
     print("step  epoch  " + "  ".join(f"{name:>10}" for name in names))
     for candidate in best.candidates:
         scores = "  ".join(f"{'-' if candidate.scores.get(name) is None else format(candidate.scores[name], '.4f'):>10}" for name in names)
@@ -322,6 +326,9 @@ def build_parser() -> argparse.ArgumentParser: # Needs neither torch nor transfo
     predict.add_argument("--calibrated", action="store_true", help="with the temperature that calibrate found")
     predict.add_argument("--threshold", type=float, metavar="P", help="probability above which class 1 of two, or a label, is given (0.5)")
     best.add_argument("--all", action="store_true", help="the table of all candidates")
+    best.add_argument("--metric", help="names the best: any that was recorded (that of the run); needed for a folder that a plain Trainer wrote")
+    best.add_argument("--direction", choices=["maximize", "minimize"], help="which way is up, for a metric that the library does not know")
+    best.add_argument("--verify", action="store_true", help="also compare the weights with their SHA-256")
     return parser
 
 CHOSEN = dict( # Where the default is not transformers' own
@@ -336,6 +343,7 @@ def train_help() -> str: # Read from the installed transformers
                max_length="tokens that are read of each text (chosen from the rows)", max_tokens="most tokens of a batch, padding included", class_weight="balanced, or {\"LABEL\": WEIGHT, ...}: how much the rows of a class count in training",
                trainable="all, head, lora, or a number of last layers: which weights change", lora_rank="of the matrices that lora adds (8)",
                early_stopping_patience="stop after so many evaluations without a better score",
+               keep="best, best+last or all: which checkpoints stay (best+last)", save_minutes="from one save to the next, to go on from after an interruption (10)",
                problem_type="single_label_classification, multi_label_classification or regression (found from the labels)", text_column="column with the text", text_pair_column="column with the second text", label_column="column with the label")
     lines = ["usage: hf_finetune train [--data DATA] [--model MODEL] [--OPTION VALUE ...]", "",
              "Train, or go on with an interrupted run.", "", "options:",
@@ -357,7 +365,7 @@ def main(
         commands: dict[str, Callable[[], int]] = dict(
             train=lambda: run_train(typed[1:]), test=lambda: run_test(asked.run, asked.data, asked.name, asked.base),
             calibrate=lambda: run_calibrate(asked.run, asked.data, asked.name, asked.base),
-            predict=lambda: run_predict(asked.run, asked.texts, asked.text_pair, asked.format, asked.calibrated, asked.threshold, asked.base), best=lambda: run_best(asked.run, asked.all), doctor=run_doctor)
+            predict=lambda: run_predict(asked.run, asked.texts, asked.text_pair, asked.format, asked.calibrated, asked.threshold, asked.base), best=lambda: run_best(asked.run, asked.all, asked.metric, asked.direction, asked.verify), doctor=run_doctor)
         code = commands[asked.command]()
         sys.stdout.flush()
         return code
