@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['JSON_LIMIT', 'HEADER_LIMIT', 'WIDTHS', 'WEIGHTS', 'ADAPTER_CONFIG', 'ADAPTER_WEIGHTS', 'MARKER', 'STATE', 'LOSSES',
-           'RESUME_FILES', 'KEEP', 'is_first_process', 'flush', 'write_text', 'write_json', 'read_json',
+           'RESUME_FILES', 'UNFINISHED', 'KEEP', 'is_first_process', 'flush', 'write_text', 'write_json', 'read_json',
            'explain_failed_write', 'read_header', 'needed_for_resuming', 'weights_file', 'CheckpointInfo',
            'inspect_checkpoint', 'list_checkpoints', 'file_sha256', 'remove_checkpoint', 'publish_checkpoint',
            'recover_checkpoints', 'steps_to_keep', 'rotate_checkpoints', 'convert_weights']
@@ -121,6 +121,7 @@ MARKER = "complete.json"
 STATE = "trainer_state.json"
 LOSSES = "losses.json" # The training loss since the last logged one, and in all
 RESUME_FILES = ("optimizer.pt", "scheduler.pt", STATE)
+UNFINISHED = "checkpoint-is-incomplete.txt" # With which transformers marks a checkpoint while it answers a SIGTERM
 
 def needed_for_resuming(
     name: str, # Of a file in a checkpoint
@@ -162,6 +163,7 @@ def _read_marker(path: Path) -> dict[str, Any]:
 
 def _weights_fault(path: Path, sizes: Mapping[str, int]) -> str | None:
     weights, linked = weights_file(path), [file.name for file in path.iterdir() if file.is_symlink()]
+    if (path / UNFINISHED).exists(): return f"it was not written to its end ({UNFINISHED})"
     if linked or path.is_symlink(): return f"{' and '.join(linked) or path.name} is a link, expected a file of its own"
     pickled = [file.name for file in path.iterdir() if file.name.endswith("model.bin")]
     if pickled and not weights.exists():
