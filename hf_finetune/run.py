@@ -34,7 +34,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_callback import ExportableState
 
 from .arguments import OWNED, build_arguments
-from .checkpoint import BASE, BestCheckpoint, Candidate, MANIFEST, RUN_FILE, TIMINGS, candidates_of, load_best, read_best, read_run, record_best
+from .checkpoint import BASE, BestCheckpoint, Candidate, MANIFEST, RUN_FILE, TIMINGS, candidates_of, load_best, read_best, read_run, record_best, select_best
 from .data import data_fingerprint, load_data
 from .device import pick_device, precision_arguments
 from .disk import explain_failed_write, is_first_process, list_checkpoints, needed_for_resuming, read_json, rotate_checkpoints, steps_to_keep, write_json, write_text
@@ -79,12 +79,16 @@ class RunFolder(TrainerCallback):
         newest: int,                              # Step of the newest checkpoint
     ) -> None:
         "Write what the log says into the folder, then remove what is no longer needed."
-        candidates = [*candidates_of(log_history), *self._further(newest)]
+        own = candidates_of(log_history)
+        candidates = [*own, *self._further(newest)]
         scored = any(candidate.value(self.metric) is not None for candidate in candidates) # Or nothing can be said yet
         with explain_failed_write(self.folder):
             write_text(self.folder / "history.csv", log_table(log_history).to_csv(index=False))
             best = record_best(self.folder, candidates, self.metric, direction=self.direction).step if scored else newest
-            rotate_checkpoints(self.folder, self.fingerprint, steps_to_keep(self.keep, best, newest, [candidate.step for candidate in candidates]), newest)
+            kept = steps_to_keep(self.keep, best, newest, [candidate.step for candidate in candidates])
+            if best > newest and any(candidate.value(self.metric) is not None for candidate in own): # An earlier attempt's may come out otherwise when it is reached again
+                kept |= {select_best(own, self.metric, self.direction).step}
+            rotate_checkpoints(self.folder, self.fingerprint, kept, newest)
 
     def _further(self, newest: int) -> list[Candidate]: # What an attempt before this one evaluated later on, if it can be loaded
         try: before = read_best(self.folder).candidates
@@ -188,7 +192,8 @@ def check_folder(
     "Raise if the folder holds another run or something else."
     if folder.exists() and not folder.is_dir(): raise ValueError(f"{folder} is a file: give another output_dir")
     # A run that has saved nothing yet has nothing to lose
-    if not folder.is_dir() or not {path.name for path in folder.iterdir()} - {RUN_FILE, f".{RUN_FILE}.tmp", SAVING, BASE}: return False
+    inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not inside - ({RUN_FILE, f".{RUN_FILE}.tmp", SAVING, BASE} if RUN_FILE in inside else {f".{RUN_FILE}.tmp"}): return False
     if not (folder / RUN_FILE).is_file():
         inside = ", ".join(sorted(path.name for path in folder.iterdir())[:3])
         raise ValueError(f"{folder} holds {inside} and is no run folder: give an empty or new output_dir")
@@ -323,8 +328,9 @@ class RunRecord:
 
     @property
     def finished(self) -> bool:
-        "Whether the training came to its end."
-        return (self.folder / MANIFEST).is_file() and read_json(self.folder / MANIFEST)["finished"]
+        "Whether the training came to its end, as far as the folder can say."
+        try: return (self.folder / MANIFEST).is_file() and read_json(self.folder / MANIFEST).get("finished") is True
+        except (ValueError, AttributeError): return False # The same call writes a damaged record anew
 
     @property
     def log(self) -> pd.DataFrame:

@@ -35,7 +35,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .arguments import use_one_gpu
 from .checkpoint import TIMINGS
-from .disk import LOSSES, STATE, explain_failed_write, list_checkpoints, publish_checkpoint, read_json, rotate_checkpoints, steps_to_keep, write_json
+from .disk import LOSSES, STATE, clear_folder, explain_failed_write, list_checkpoints, publish_checkpoint, read_json, rotate_checkpoints, steps_to_keep, write_json
 from .collator import LengthGroupedBatchSampler, load_collator
 from .loss import build_loss
 from .metrics import Score, TASK_METRICS, build_compute_metrics, keep_logits, metric_key
@@ -229,13 +229,16 @@ class FinetuneTrainer(ExactTrainer):
         return self.args.restore_callback_states_from_checkpoint and stopped and state["global_step"] < state["max_steps"]
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        if self._take_up(): self.control.should_training_stop = True
+        if self._take_up() or self.state.global_step >= self.state.max_steps: self.control.should_training_stop = True # The Trainer would take one step more
         else: super()._run_epoch(*args, **kwargs)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
         self._take_up()
         output = super()._finalize_training(*args, **kwargs)
         return output._replace(training_loss=output.metrics["train_loss"])
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if self.accelerator.scaler is not None: super()._load_scaler(checkpoint) # A float16 run may go on where there is none
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "train_loss" in logs: logs["train_loss"] = self._total_loss_scalar / max(1, self.state.global_step - self._untold) # The Trainer's is that of the steps since a resume
@@ -247,10 +250,10 @@ class FinetuneTrainer(ExactTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder, temporary = Path(self.args.output_dir), Path(self._get_output_dir(trial))
         if self.args.should_save:
-            shutil.rmtree(temporary, ignore_errors=True)
+            clear_folder(temporary)
             check_space(folder, saved_bytes(self.model))
         since = self.accelerator.gather(self._tr_loss.detach()[None]).tolist() # Read by every process
-        with quiet_transformers(), explain_failed_write(folder, temporary): super()._save_checkpoint(model, trial)
+        with quiet_transformers(), explain_failed_write(folder, temporary if self.args.should_save else None): super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         name, newest_is_best = f"checkpoint-{self.state.global_step}", self.state.best_global_step == self.state.global_step
         if newest_is_best: self.state.best_model_checkpoint = str(folder / name) # It was noted by its temporary name, in every process
@@ -265,7 +268,7 @@ class FinetuneTrainer(ExactTrainer):
             if self.args.save_total_limit:
                 own = [info.step for info in list_checkpoints(folder) if info.run == self.fingerprint]
                 kept = steps_to_keep(self.args.save_total_limit, self.state.best_global_step or self.state.global_step, self.state.global_step, own)
-                rotate_checkpoints(folder, self.fingerprint, kept, self.state.global_step)
+                rotate_checkpoints(folder, self.fingerprint, kept, self.state.global_step, strip=False)
         self.accelerator.wait_for_everyone() # No process goes on before the checkpoint has its name
 
 # %% ../nbs/08_trainer.ipynb #26942eb0
@@ -315,7 +318,8 @@ def largest(
 
 class SaveOnInterrupt(TrainerCallback):
     "The first Ctrl-C or SIGTERM saves at the end of the step and then leaves, the second one at once; `minutes` without a save end in one, too. Train inside `with callback.listening():`."
-    asked: int = 0        # The signal that came
+    asked: int = 0        # The signal that came, to this process or to another one
+    pressed: bool = False # Whether Ctrl-C came to this one
     heard: bool = False   # Whether anybody listens
     saved: float = 0.0    # When, on the clock of this process
 
@@ -327,7 +331,7 @@ class SaveOnInterrupt(TrainerCallback):
     @contextmanager
     def listening(self) -> Iterator["SaveOnInterrupt"]: # Signals reach the main thread only
         "Listen for Ctrl-C and SIGTERM inside the block."
-        self.asked, self.heard = 0, True
+        self.asked, self.pressed, self.heard = 0, False, True
         main = threading.current_thread() is threading.main_thread()
         before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)} if main else {}
         try: yield self
@@ -336,8 +340,9 @@ class SaveOnInterrupt(TrainerCallback):
             for number, handler in before.items(): signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _ask(self, number: int, frame: Any) -> None:
-        if self.asked: self._leave()
-        self.asked = number
+        if number == signal.SIGINT and self.pressed: self._leave() # A launcher may send SIGTERM twice, and nobody is in a hurry then
+        if self.asked == number: return
+        self.asked, self.pressed = number, number == signal.SIGINT
         tqdm.write("interrupted: the step is finished and saved; press again to stop at once" if number == signal.SIGINT else "SIGTERM: the step is finished and saved")
 
     def _leave(self) -> None:

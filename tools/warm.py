@@ -1,7 +1,7 @@
 """Kernels that need not import the slow packages again: one Python has done it, and forks itself for each page.
 
 `start(environment)` begins such a Python and gives the command that a kernel is started with. What belongs to
-this project is imported anew by every page.
+this project is imported by every page itself, and so is matplotlib, which looks for a kernel when it is imported.
 """
 import json
 import os
@@ -22,7 +22,7 @@ def start(environment: dict[str, str]) -> tuple[subprocess.Popen | None, list[st
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(place))
     listener.listen()
-    process = subprocess.Popen([sys.executable, __file__, "serve", str(listener.fileno())], env=environment | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
+    process = subprocess.Popen([sys.executable, __file__, "serve", str(listener.fileno())], env=environment,
                                pass_fds=[listener.fileno()], start_new_session=True)
     listener.close()
     return process, [sys.executable, "-S", "-E", __file__, "kernel", str(place), "-f", "{connection_file}", "--log-level=ERROR"]
@@ -31,10 +31,8 @@ def start(environment: dict[str, str]) -> tuple[subprocess.Popen | None, list[st
 def serve(listener: socket.socket) -> None:
     "Import, then answer each connection with a fork that becomes a kernel."
     os.environ["JPY_PARENT_PID"] = str(os.getpid())  # ipykernel reads it once, and ends when that process does
-    import hf_finetune.training  # with all that it stands on
-    import ipykernel.kernelapp
-    import matplotlib_inline.backend_inline
-    for name in [name for name in sys.modules if name.partition(".")[0] == "hf_finetune"]: del sys.modules[name]
+    import accelerate, datasets, evaluate, ipykernel.kernelapp, pandas, scipy.stats, sklearn.metrics, torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification, Trainer, TrainingArguments
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
     while True:
         connection, _ = listener.accept()
