@@ -242,7 +242,8 @@ def find_best(
     if not left: raise ValueError(f"no checkpoint in {folder} was saved at one of its evaluations (steps {', '.join(str(candidate.step) for candidate in candidates)}): their scores belong to weights that are gone")
     found = select_best(left, metric, direction)
     if found.value(metric) != first.value(metric):
-        print(f"step {first.step} had the better {metric_key(metric)} ({first.value(metric):.4f}), but there is no checkpoint of it to load", file=sys.stderr)
+        why = next((info.problem for info in infos if info.step == first.step), "there is no checkpoint of it")
+        print(f"step {first.step} had the best {metric_key(metric)} ({first.value(metric):.4f}), and cannot be loaded: {why}", file=sys.stderr)
     info = there[found.step]
     if verify and info.sha256 and file_sha256(weights_file(info.path)) != info.sha256: raise ValueError(f"{info.path} is damaged (its weights have another content than when they were saved): copy it again or train again")
     return describe_best(folder, found, candidates, metric, direction, bool(best and best.finished), info)

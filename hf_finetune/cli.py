@@ -343,7 +343,7 @@ def train_help() -> str: # Read from the installed transformers
                max_length="tokens that are read of each text (chosen from the rows)", max_tokens="most tokens of a batch, padding included", class_weight="balanced, or {\"LABEL\": WEIGHT, ...}: how much the rows of a class count in training",
                trainable="all, head, lora, or a number of last layers: which weights change", lora_rank="of the matrices that lora adds (8)",
                early_stopping_patience="stop after so many evaluations without a better score",
-               keep="best, best+last or all: which checkpoints stay (best+last)", save_minutes="from one save to the next, to go on from after an interruption (10)",
+               keep="best, best+last or all: which checkpoints stay (best+last)", save_minutes="minutes between the saves that serve only to go on after an interruption (10)",
                problem_type="single_label_classification, multi_label_classification or regression (found from the labels)", text_column="column with the text", text_pair_column="column with the second text", label_column="column with the label")
     lines = ["usage: hf_finetune train [--data DATA] [--model MODEL] [--OPTION VALUE ...]", "",
              "Train, or go on with an interrupted run.", "", "options:",

@@ -147,8 +147,8 @@ class CheckpointInfo:
     "What a checkpoint folder is good for."
     path: Path                 # The folder called checkpoint-STEP
     step: int                  # Optimizer steps so far
-    loadable: bool             # Weights, config and tokenizer are whole
-    resumable: bool            # Weights, optimizer, schedule and random state are
+    loadable: bool             # Weights, config and, where they are listed, tokenizer files are whole
+    resumable: bool            # Weights, optimizer, schedule, random state and the Trainer's state are
     problem: str | None = None # Why it cannot be loaded
     resume_problem: str | None = None # Why no training can go on from it
     run: str | None = None     # Fingerprint of the run that wrote it
@@ -156,7 +156,8 @@ class CheckpointInfo:
 
 # %% ../nbs/05_disk.ipynb #09b34c24
 def _fault(folder: Path, names: Iterable[str], sizes: Mapping[str, int]) -> str | None:
-    missing = [name for name in dict.fromkeys(names) if not (folder / name).is_file()]
+    names = list(dict.fromkeys(names))
+    missing = [name for name in names if not (folder / name).is_file()]
     if missing: return f"{' and '.join(missing)} missing"
     changed = [name for name in names if name in sizes and (folder / name).stat().st_size != sizes[name]]
     return f"{' and '.join(changed)} changed size after saving" if changed else None
@@ -229,6 +230,7 @@ def remove_checkpoint(
     path.rename(_aside(path))
     clear_folder(_aside(path))
 
+# %% ../nbs/05_disk.ipynb #e82f5032
 def publish_checkpoint(
     temporary: Path, # Holds the finished checkpoint, on the same disk as target
     target: Path,    # Its final name; what stood there is replaced
@@ -261,7 +263,7 @@ KEEP = ("best", "best+last", "all")
 def steps_to_keep(
     keep: str | int,            # One of KEEP, or a number: the best and the newest, at most so many
     best: int,                  # Step of the best checkpoint
-    newest: int | None,         # Step of the newest one; None once nothing is to go on
+    newest: int | None,         # Step of the newest one; None when the training is over
     evaluated: Collection[int], # Steps that were evaluated so far
 ) -> set[int]:                  # Of the checkpoints to keep
     "Which checkpoints stay."

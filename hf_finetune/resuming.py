@@ -74,7 +74,8 @@ def misfit(
         file = weights_file(checkpoint).name
         if wrong := weights_misfit(checkpoint / file, trainer.model): return wrong
         # Every process looks at the random state of all, so that all say the same
-        for file in ("optimizer.pt", "scheduler.pt", *([f"rng_state_{number}.pth" for number in range(several)] if several > 1 else ["rng_state.pth"])):
+        scaler = ["scaler.pt"] if (checkpoint / "scaler.pt").is_file() else []
+        for file in ("optimizer.pt", "scheduler.pt", *scaler, *([f"rng_state_{number}.pth" for number in range(several)] if several > 1 else ["rng_state.pth"])):
             with safe_globals(): found = torch.load(checkpoint / file, map_location="cpu", weights_only=True)
             if file == "optimizer.pt":
                 optimizer, trainer.optimizer = trainer.create_optimizer(), None
@@ -114,7 +115,7 @@ def what_changed(
 def train_run(
     trainer: FinetuneTrainer, # As build_trainer gives it
     keeper: RunFolder,        # One of its callbacks
-    save_minutes: float | None = None, # From one save to the next, to go on from; None to save after evaluations only
+    save_minutes: float | None = None, # Minutes between the saves that serve only to resume; None for none of them
 ) -> None:
     "Train from the newest checkpoint that a training can go on from, or from the start."
     interrupt, folder = SaveOnInterrupt(save_minutes), keeper.folder

@@ -317,7 +317,7 @@ def largest(
     return list(numbers) if args.world_size <= 1 else gather(torch.tensor([numbers], device=args.device)).amax(0).tolist()
 
 class SaveOnInterrupt(TrainerCallback):
-    "The first Ctrl-C or SIGTERM saves at the end of the step and then leaves, the second one at once; `minutes` without a save end in one, too. Train inside `with callback.listening():`."
+    "Ctrl-C or SIGTERM save at the end of the step and then leave; `minutes` without a save lead to one."
     asked: int = 0        # The signal that came, to this process or to another one
     pressed: bool = False # Whether Ctrl-C came to this one
     heard: bool = False   # Whether anybody listens

@@ -106,7 +106,7 @@ def finetune(
     trainable: str | int = "all",       # all, head, lora, or a number of last layers: which weights the training changes
     lora_rank: int | None = None,       # Of the matrices that lora adds; LORA_RANK if None
     keep: str | None = None,            # best, best+last or all: which checkpoints stay; best+last if neither this nor save_total_limit says
-    save_minutes: float | None = 10,    # From one save to the next, to go on from; None to save after evaluations only
+    save_minutes: float | None = 10,    # Minutes between the saves that serve only to resume; None for none of them
     callbacks: Sequence[TrainerCallback] = (), # Added to the Trainer's
     **training_arguments: Any,          # Any field of TrainingArguments
 ) -> Run:                               # Its model is the best checkpoint
