@@ -60,8 +60,8 @@ def default_job(answer: Path, seed: int) -> None:
         start = time.perf_counter()
         done = training.finetune(MODEL, DATA, f"{folder}/run", seed=seed, disable_tqdm=True, use_cpu=True)
         seconds = time.perf_counter() - start
-        taken = sum(path.stat().st_size for path in done.folder.rglob("*") if path.is_file())
-    answer.write_text(json.dumps(dict(whole_s=round(seconds, 2), saving_s={name: round(value, 3) for name, value in spent.items()}, steps=int(done.log["step"].max()), folder_bytes=taken)))
+        taken, steps = sum(path.stat().st_size for path in done.folder.rglob("*") if path.is_file()), int(done.log["step"].max())
+    answer.write_text(json.dumps(dict(whole_s=round(seconds, 2), saving_s={name: round(value, 3) for name, value in spent.items()}, steps=steps, folder_bytes=taken)))
 
 
 def command(folder: Path, kind: str, rows: dict[str, int]) -> list[str]:
