@@ -32,7 +32,7 @@ class Candidate:
         "The score of this step, not the best one so far."
         value = self.scores.get(metric_key(metric))
         try: return value if value is not None and math.isfinite(value) else None
-        except OverflowError: return None # A whole number with more than 300 digits
+        except (OverflowError, TypeError): return None # A whole number of more than 300 digits, or no number
 
 # %% ../nbs/06_checkpoint.ipynb #34df9686
 def select_best(
@@ -41,6 +41,7 @@ def select_best(
     direction: str | None = None,    # maximize or minimize; that of the metric if None
 ) -> Candidate:                      # Ties go to the earlier step
     "The candidate with the best score in `metric`."
+    candidates = list(candidates)
     if not candidates: raise ValueError("there is no evaluation to choose from: train until the first evaluation")
     direction = direction or direction_of(metric)
     if direction not in ("maximize", "minimize"):
@@ -120,9 +121,13 @@ def record_best(
 ) -> BestCheckpoint:                 # As it was written
     "Select the best candidate and write best_checkpoint.json."
     direction = direction or direction_of(metric)
-    best = select_best(candidates, metric, direction)
-    info = inspect_checkpoint(folder / f"checkpoint-{best.step}")
-    if info.problem: raise ValueError(f"{info.path} has the best {metric} and cannot be loaded ({info.problem}): train again from an earlier checkpoint, or from the start")
+    first = select_best(candidates, metric, direction)
+    there = {info.step: info for info in list_checkpoints(folder) if info.loadable}
+    left = [candidate for candidate in candidates if candidate.step in there and candidate.value(metric) is not None]
+    if not left: raise ValueError(f"no checkpoint in {folder} that was evaluated can be loaded: restore one from a copy, or delete the folder and train again")
+    best = select_best(left, metric, direction)
+    info = there[best.step]
+    if best != first: print(f"checkpoint-{first.step} has the best {metric_key(metric)} and cannot be loaded: the best that is left is {info.path.name}", flush=True)
     info = replace(info, sha256=info.sha256 or file_sha256(weights_file(info.path)))
     manifest = describe_best(folder, best, candidates, metric, direction, finished, info)
     manifest.write()
@@ -141,7 +146,8 @@ def _read_manifest(folder: Path) -> BestCheckpoint:
     except (TypeError, KeyError, AttributeError) as error: raise ValueError(f"{path} is damaged or of another version ({error}): restore it from a copy") from None
     kinds = dict(checkpoint=str, step=int, epoch=(int, float), metric=str, value=(int, float), direction=str, finished=bool)
     held = all(isinstance(getattr(best, name), kind) for name, kind in kinds.items()) and isinstance(best.weights, dict) and {"file", "size", "sha256"} <= {*best.weights}
-    if not held or not best.candidates or not all(map(_are_scores, best.candidates)) or best.path.name != f"checkpoint-{best.step}":
+    same = held and all(map(_are_scores, best.candidates)) and any((candidate.step, candidate.value(best.metric)) == (best.step, best.value) for candidate in best.candidates)
+    if not same or best.direction not in ("maximize", "minimize") or best.path.name != f"checkpoint-{best.step}":
         raise ValueError(f"{path} is damaged: restore it from a copy")
     return best
 
@@ -215,6 +221,12 @@ def candidates_in(
     return [found[step] for step in sorted(found)]
 
 # %% ../nbs/06_checkpoint.ipynb #95ebf335
+def _direction_of_recorded(metric: str) -> str:
+    for name in (metric, metric_key(metric).rpartition("_")[2]): # As dev_loss of one of several evaluation sets
+        try: return direction_of(name)
+        except ValueError: continue
+    raise ValueError(f"nobody knows whether more of {metric} is better: say direction maximize or minimize (--direction)")
+
 def find_best(
     folder: str | Path,           # A run folder, or one that a plain Trainer wrote checkpoints into
     metric: str | None = None,    # With or without eval_; that of the run if None
@@ -225,18 +237,19 @@ def find_best(
     folder = Path(folder).expanduser()
     ours = (folder / MANIFEST).is_file() or (folder / RUN_FILE).is_file()
     if not ours and not folder.is_dir(): read_run(folder) # Says what is there instead
-    best = read_best(folder, verify) if ours else None
-    if best and (metric is None or metric_key(metric) == best.metric) and direction in (None, best.direction): return best
+    best = _read_manifest(folder) if (folder / MANIFEST).is_file() else read_best(folder) if ours else None
+    if best and (metric is None or metric_key(metric) == best.metric) and direction in (None, best.direction): return read_best(folder, verify)
     candidates = best.candidates if best else candidates_in(folder)
     infos = list_checkpoints(folder)
     there = {info.step: info for info in infos if info.loadable}
     if not infos: read_run(folder)
     if not there: raise ValueError(f"no checkpoint in {folder} can be loaded: {'; '.join(f'{info.path.name}: {info.problem}' for info in infos)}")
     if metric is None and best: metric = best.metric
-    if metric is None:
-        recorded = sorted({name for candidate in candidates for name in candidate.scores})
-        raise ValueError(f"{folder} does not say which metric names the best checkpoint: give one of {', '.join(recorded) or 'none, since nothing was evaluated'}")
-    direction = direction or direction_of(metric)
+    recorded = sorted({name for candidate in candidates for name in candidate.scores})
+    if not recorded: raise ValueError(f"nothing was evaluated in {folder}: its checkpoints have no score to choose by")
+    if metric is None: raise ValueError(f"{folder} does not say which metric names the best checkpoint: give one of {', '.join(recorded)}")
+    if metric_key(metric) not in recorded: raise ValueError(f"{metric} was never recorded, only {', '.join(recorded)}")
+    direction = direction or _direction_of_recorded(metric)
     first = select_best(candidates, metric, direction)
     left = [candidate for candidate in candidates if candidate.step in there]
     if not left: raise ValueError(f"no checkpoint in {folder} was saved at one of its evaluations (steps {', '.join(str(candidate.step) for candidate in candidates)}): their scores belong to weights that are gone")
@@ -275,6 +288,7 @@ def load_best(
     if best.weights["file"] == WEIGHTS and base is not None:
         raise ValueError(f"{folder} holds whole models, so no base is needed: leave base={str(base)!r} out")
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     from hf_finetune.model import quiet_transformers, refuse_foreign_code
@@ -285,9 +299,11 @@ def load_best(
     with quiet_transformers():
         config = AutoConfig.from_pretrained(best.path, trust_remote_code=False, local_files_only=True)
         refuse_foreign_code(config, best.path)
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
-            best.path, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True, trust_remote_code=False, local_files_only=True,
-            output_loading_info=True)
+        try:
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                best.path, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True, trust_remote_code=False, local_files_only=True,
+                output_loading_info=True)
+        except SafetensorError as error: raise ValueError(f"{best.path} is damaged ({error}): copy it again or train again") from None
     kinds = {name: tensor["dtype"] for name, tensor in read_header(best.path / WEIGHTS).items()}
     wrong = sorted({*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"]),
                     *(name for name, weight in model.named_parameters() if not kinds.get(name, "F32").lstrip("B").startswith("F"))})

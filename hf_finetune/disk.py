@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['JSON_LIMIT', 'HEADER_LIMIT', 'WIDTHS', 'WEIGHTS', 'ADAPTER_CONFIG', 'ADAPTER_WEIGHTS', 'MARKER', 'STATE', 'LOSSES',
            'RESUME_FILES', 'UNFINISHED', 'KEEP', 'is_first_process', 'flush', 'write_text', 'write_json', 'read_json',
-           'explain_failed_write', 'read_header', 'needed_for_resuming', 'weights_file', 'CheckpointInfo',
+           'explain_failed_write', 'read_header', 'is_whole', 'needed_for_resuming', 'weights_file', 'CheckpointInfo',
            'inspect_checkpoint', 'list_checkpoints', 'file_sha256', 'clear_folder', 'remove_checkpoint',
            'publish_checkpoint', 'recover_checkpoints', 'steps_to_keep', 'rotate_checkpoints', 'convert_weights']
 
@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -121,6 +122,14 @@ def read_header(
     if size != 8 + length + end: raise ValueError(f"{name} has {size:,} of {8 + length + end:,} bytes")
     return tensors
 
+def is_whole(
+    path: Path,  # A safetensors file, there or not
+) -> bool:       # True if its header and its size agree
+    "Whether a file of weights is there and complete."
+    try: read_header(path)
+    except (OSError, ValueError): return False
+    return True
+
 # %% ../nbs/05_disk.ipynb #09f1cb4c
 WEIGHTS, ADAPTER_CONFIG, ADAPTER_WEIGHTS = "model.safetensors", "adapter_config.json", "adapter_model.safetensors"
 MARKER = "complete.json"
@@ -201,7 +210,7 @@ def list_checkpoints(
     folder: str | Path,    # A run folder
 ) -> list[CheckpointInfo]: # In order of steps
     "All checkpoints of a run, whole or not."
-    found = [path for path in Path(folder).glob("checkpoint-*") if path.is_dir() and path.name.rpartition("-")[2].isdecimal()]
+    found = [path for path in Path(folder).glob("checkpoint-*") if path.is_dir() and re.fullmatch("checkpoint-(0|[1-9][0-9]*)", path.name)] # A copy called checkpoint-mine-14 is none
     return sorted((inspect_checkpoint(path) for path in found), key=lambda info: info.step)
 
 # %% ../nbs/05_disk.ipynb #21ac13f9
@@ -214,10 +223,10 @@ def file_sha256(
 def _aside(path: Path) -> Path: return path.with_name(f".{path.name}")
 
 def clear_folder(
-    path: Path, # A folder, a link to one, or nothing
+    path: Path, # A folder, a link or a file in its place, or nothing
 ) -> None:
     "Delete a folder and what is in it, its mark first; of a link only the link."
-    if path.is_symlink(): path.unlink()
+    if path.is_symlink() or path.is_file(): path.unlink()
     elif path.is_dir():
         (path / MARKER).unlink(missing_ok=True) # A kill from here on leaves what nobody takes for whole
         shutil.rmtree(path)
@@ -239,7 +248,7 @@ def publish_checkpoint(
     "Flush a checkpoint to the disk, mark it complete and give it its name."
     for path in temporary.iterdir(): flush(path)
     weights = weights_file(temporary)
-    sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
+    sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir()) if path.name != MARKER}
     write_json(temporary / MARKER, dict(run=run, files=sizes, sha256=file_sha256(weights) if weights.exists() else None))
     flush(temporary)
     if target.exists():
@@ -284,7 +293,7 @@ def rotate_checkpoints(
         if info.run != run or info.step == newest or info.path.is_symlink(): continue
         if info.step not in kept: remove_checkpoint(info.path)
         elif strip:
-            for path in filter(lambda path: needed_for_resuming(path.name), info.path.iterdir()): path.unlink()
+            for path in [path for path in info.path.iterdir() if path.is_file() and needed_for_resuming(path.name)]: path.unlink()
 
 # %% ../nbs/05_disk.ipynb #4d943747
 def convert_weights(

@@ -73,6 +73,7 @@ def refuse_foreign_code(
     wants = {key: getattr(config, f"_{key}", None) for key in ("attn_implementation", "experts_implementation")}
     asked = [f"{key} {value!r}" for key, value in wants.items() if not (value in ATTENTION if isinstance(value, (str, type(None))) else False)]
     if getattr(config, "transformers_weights", None): asked.append(f"transformers_weights {config.transformers_weights!r}")
+    if getattr(config, "quantization_config", None): asked.append("quantization_config")
     if asked: raise ValueError(f"config.json of {name} asks for {' and '.join(asked)}: refused; take the entry out if you trust the weights")
     for part in getattr(config, "sub_configs", {}):
         if isinstance(getattr(config, part, None), PretrainedConfig): refuse_foreign_code(getattr(config, part), name)

@@ -55,7 +55,9 @@ def moments_misfit(
 ) -> bool:                             # True if they are of another model
     "Compare the state of an optimizer with the weights that it would change."
     sizes = [len(group["params"]) for group in optimizer.param_groups]
-    if [len(group["params"]) for group in moments["param_groups"]] != sizes: return True
+    empty = not moments["state"] and "Adam" in type(optimizer).__name__
+    if empty or [len(group["params"]) for group in moments["param_groups"]] != sizes: return True
+    if any({*own} - {*brought} for own, brought in zip(optimizer.param_groups, moments["param_groups"])): return True # Such as the betas
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     return any(values[name].shape != weights[number].shape for number, values in moments["state"].items() for name in ("exp_avg", "exp_avg_sq", "momentum_buffer") if name in values)
 
@@ -80,7 +82,8 @@ def misfit(
             if file == "optimizer.pt":
                 optimizer, trainer.optimizer = trainer.create_optimizer(), None
                 if moments_misfit(found, optimizer): return f"{file} is of another model"
-            elif not isinstance(found, dict) or file.startswith("rng") and not {"python", "numpy", "cpu"} <= {*found}: return f"{file} is of another kind"
+            elif not isinstance(found, dict) or file.startswith("rng") and not {"python", "numpy", "cpu"} <= {*found} or file == "scheduler.pt" and not isinstance(found.get("last_epoch", 0), int):
+                return f"{file} is of another kind"
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         return f"{file} is damaged, or holds more than numbers ({type(error).__name__})"
     return None
@@ -107,7 +110,8 @@ def what_changed(
     now: Mapping[str, Any],    # What is asked now
 ) -> list[str]:                # One line for each, or nothing
     "What may change the last digits of a run that goes on elsewhere."
-    then = {**before.get("versions", {}), "threads": before.get("threads")}
+    noted = before.get("versions")
+    then = {**(noted if isinstance(noted, dict) else {}), "threads": before.get("threads")}
     return [f"the run began with {name} {then[name]}, and goes on with {value}: the last digits may differ from an uninterrupted run"
             for name, value in {**now["versions"], "threads": now["threads"]}.items() if then.get(name) not in (None, value)]
 
@@ -135,7 +139,9 @@ def train_run(
     except (KeyboardInterrupt, SystemExit):
         tell(f"stopped; run the same again to go on: {folder}")
         raise
-    except RuntimeError as error:
+    except (RuntimeError, KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        if resume and not interrupt.begun and not is_out_of_memory(error):
+            raise ValueError(f"{resume.path} cannot be gone on from ({type(error).__name__}: {' '.join(str(error).split())[:200]}): delete it, and run the same again") from error
         if not is_out_of_memory(error): raise
         free_memory()
         args = trainer.args

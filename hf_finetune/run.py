@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 import pickle
 import tempfile
 import types
@@ -81,7 +82,8 @@ class RunFolder(TrainerCallback):
         "Write what the log says into the folder, then remove what is no longer needed."
         own = candidates_of(log_history)
         candidates = [*own, *self._further(newest)]
-        scored = any(candidate.value(self.metric) is not None for candidate in candidates) # Or nothing can be said yet
+        there = {info.step for info in list_checkpoints(self.folder) if info.loadable}
+        scored = any(candidate.value(self.metric) is not None and candidate.step in there for candidate in candidates) # Or nothing can be said yet
         with explain_failed_write(self.folder):
             write_text(self.folder / "history.csv", log_table(log_history).to_csv(index=False))
             best = record_best(self.folder, candidates, self.metric, direction=self.direction).step if scored else newest
@@ -198,6 +200,7 @@ def check_folder(
         inside = ", ".join(sorted(path.name for path in folder.iterdir())[:3])
         raise ValueError(f"{folder} holds {inside} and is no run folder: give an empty or new output_dir")
     there = read_run(folder).get("description", {})
+    if not isinstance(there, dict): raise ValueError(f"{folder / RUN_FILE} is damaged (its description is {type(there).__name__}): restore it from a copy")
     different = [f"{name} {there.get(name, 'not set')} there and {description.get(name, 'not set')} here"
                  for name in sorted({*there, *description}) if there.get(name) != description.get(name)]
     if different:
@@ -214,7 +217,7 @@ def alone(
     if not is_first_process(): # The first one holds the folder for all that train together
         yield
         return
-    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    name = hashlib.sha256(f"{os.getuid() if hasattr(os, 'getuid') else ''} {folder.resolve()}".encode()).hexdigest()[:16] # Nobody may open another one's lock
     lock = FileLock(Path(tempfile.gettempdir()) / f"hf_finetune-{name}.lock")
     try: lock.acquire(timeout=0)
     except Timeout:
@@ -347,7 +350,9 @@ class RunRecord:
     def scores(self) -> dict[str, Any]:
         "Content of metrics.json: validation scores of the best checkpoint, and those on test once they were asked for."
         path = self.folder / "metrics.json"
-        return read_json(path) if path.is_file() else {}
+        found = read_json(path) if path.is_file() else {}
+        if not isinstance(found, dict): raise ValueError(f"{path} is damaged: delete it, and it is written again")
+        return found
 
     def plot(self) -> Figure: # Learning curves and confusion matrix of the validation split
         "How the run learned, and what its best checkpoint mixes up."
@@ -364,6 +369,7 @@ class RunRecord:
         if not is_first_process(): return
         learning, confusion = Figure(figsize=(8, 3.6), layout="constrained"), Figure(figsize=(5, 4.5), layout="constrained")
         plot_learning(self.history, self.log, self.best.metric, self.best.direction, learning.subplots(1, 2))
+        for name in ("learning_curves.png", "confusion_matrix.png"): (self.folder / name).unlink(missing_ok=True) # Not through a link
         learning.savefig(self.folder / "learning_curves.png", dpi=100)
         found = self.scores.get("confusion_matrix")
         if not found: return

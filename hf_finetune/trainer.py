@@ -121,7 +121,7 @@ def checkpoint_bytes(
     folder: Path, # A run folder, there or not
 ) -> int:         # Bytes
     "What the checkpoints of a run take."
-    return sum(path.stat().st_size for info in list_checkpoints(folder) for path in info.path.iterdir()) if folder.is_dir() else 0
+    return sum(path.lstat().st_size for info in list_checkpoints(folder) for path in info.path.iterdir()) if folder.is_dir() else 0
 
 def saved_bytes(
     model: nn.Module, # As it is trained
@@ -320,6 +320,7 @@ class SaveOnInterrupt(TrainerCallback):
     "Ctrl-C or SIGTERM save at the end of the step and then leave; `minutes` without a save lead to one."
     asked: int = 0        # The signal that came, to this process or to another one
     pressed: bool = False # Whether Ctrl-C came to this one
+    begun: bool = False   # Whether a step began: what a checkpoint brought has been taken up
     heard: bool = False   # Whether anybody listens
     saved: float = 0.0    # When, on the clock of this process
 
@@ -352,6 +353,9 @@ class SaveOnInterrupt(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         self.saved = time.monotonic()
         if not self.heard: tell("SaveOnInterrupt does not listen: train inside `with callback.listening():`")
+
+    def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        self.begun = True
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         due = self.minutes is not None and time.monotonic() - self.saved >= 60 * self.minutes
