@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['CLOCKED', 'TIMINGS', 'MANIFEST', 'FORMAT', 'RUN_FILE', 'BASE', 'Candidate', 'select_best', 'candidates_of',
-           'BestCheckpoint', 'describe_best', 'record_best', 'read_best', 'read_run', 'candidates_in', 'find_best',
-           'find_base', 'load_best']
+           'check_format', 'BestCheckpoint', 'describe_best', 'record_best', 'read_best', 'read_run', 'candidates_in',
+           'find_best', 'find_base', 'load_best']
 
 # %% ../nbs/06_checkpoint.ipynb #ba9b23df
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from .disk import ADAPTER_WEIGHTS, STATE, WEIGHTS, CheckpointInfo, file_sha256, inspect_checkpoint, list_checkpoints, read_header, read_json, weights_file, write_json
+from .disk import ADAPTER_WEIGHTS, STATE, WEIGHTS, CheckpointInfo, file_sha256, inspect_checkpoint, is_first_process, list_checkpoints, read_header, read_json, weights_file, write_json
 from .metrics import direction_of, metric_key
 
 # %% ../nbs/06_checkpoint.ipynb #440a8052
@@ -73,6 +74,14 @@ def candidates_of(
 # %% ../nbs/06_checkpoint.ipynb #c3d46435
 MANIFEST, FORMAT = "best_checkpoint.json", 1 # The format changes when an older version could not read the file
 
+def check_format(
+    path: Path,   # Of a JSON file that was read
+    content: Any, # What was in it; what is no table is left to others
+) -> None:        # A file without a format is of the first one
+    "Raise a ValueError if another version wrote a file in another format."
+    found = content.get("format", FORMAT) if isinstance(content, dict) else FORMAT
+    if found != FORMAT: raise ValueError(f"{path} has the format {found!r}, and this version of hf_finetune reads {FORMAT}: install the version that wrote it, or a newer one")
+
 @dataclass(frozen=True)
 class BestCheckpoint:
     "Content of best_checkpoint.json: which checkpoint is best, and what each candidate scored."
@@ -127,7 +136,7 @@ def record_best(
     if not left: raise ValueError(f"no checkpoint in {folder} that was evaluated can be loaded: restore one from a copy, or delete the folder and train again")
     best = select_best(left, metric, direction)
     info = there[best.step]
-    if best != first: print(f"checkpoint-{first.step} has the best {metric_key(metric)} and cannot be loaded: the best that is left is {info.path.name}", flush=True)
+    if best != first and is_first_process(): print(f"checkpoint-{first.step} has the best {metric_key(metric)} and cannot be loaded: the best that is left is {info.path.name}", flush=True)
     info = replace(info, sha256=info.sha256 or file_sha256(weights_file(info.path)))
     manifest = describe_best(folder, best, candidates, metric, direction, finished, info)
     manifest.write()
@@ -140,9 +149,8 @@ def _are_scores(candidate: Candidate) -> bool:
 
 def _read_manifest(folder: Path) -> BestCheckpoint:
     path, content = folder / MANIFEST, read_json(folder / MANIFEST)
-    format = content.pop("format", FORMAT) if isinstance(content, dict) else None
-    if format != FORMAT: raise ValueError(f"{path} has the format {format!r}, and this version of hf_finetune reads {FORMAT}: install the version that wrote it, or a newer one")
-    try: best = BestCheckpoint(folder, **{**content, "candidates": [Candidate(**candidate) for candidate in content["candidates"]]})
+    check_format(path, content)
+    try: best = BestCheckpoint(folder, **{**{name: value for name, value in content.items() if name != "format"}, "candidates": [Candidate(**candidate) for candidate in content["candidates"]]})
     except (TypeError, KeyError, AttributeError) as error: raise ValueError(f"{path} is damaged or of another version ({error}): restore it from a copy") from None
     kinds = dict(checkpoint=str, step=int, epoch=(int, float), metric=str, value=(int, float), direction=str, finished=bool)
     held = all(isinstance(getattr(best, name), kind) for name, kind in kinds.items()) and isinstance(best.weights, dict) and {"file", "size", "sha256"} <= {*best.weights}
@@ -188,10 +196,10 @@ def read_run(
         raise FileNotFoundError(f"there is no folder {folder}: give the run folder that training printed")
     if not (folder / RUN_FILE).is_file():
         inside = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
-        raise ValueError(f"{folder} is no run folder: expected {RUN_FILE} in it, found {inside}")
+        above = f"; give the folder above, {folder.parent}" if re.fullmatch("checkpoint-[0-9]+", folder.name) else ""
+        raise ValueError(f"{folder} is no run folder: expected {RUN_FILE} in it, found {inside}{above}")
     found = read_json(folder / RUN_FILE)
-    format = found.get("format", FORMAT) if isinstance(found, dict) else FORMAT
-    if format != FORMAT: raise ValueError(f"{folder / RUN_FILE} has the format {format!r}, and this version of hf_finetune reads {FORMAT}: install the version that wrote it, or a newer one")
+    check_format(folder / RUN_FILE, found)
     missing = [name for name in needed if name not in found] if isinstance(found, dict) else ["everything"]
     if missing:
         raise ValueError(f"{folder / RUN_FILE} is damaged ({', '.join(missing)} missing): restore it from a copy")

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['JSON_LIMIT', 'HEADER_LIMIT', 'WIDTHS', 'WEIGHTS', 'ADAPTER_CONFIG', 'ADAPTER_WEIGHTS', 'MARKER', 'STATE', 'LOSSES',
-           'RESUME_FILES', 'UNFINISHED', 'KEEP', 'is_first_process', 'flush', 'write_text', 'write_json', 'read_json',
-           'explain_failed_write', 'read_header', 'is_whole', 'needed_for_resuming', 'weights_file', 'CheckpointInfo',
-           'inspect_checkpoint', 'list_checkpoints', 'file_sha256', 'clear_folder', 'remove_checkpoint',
-           'publish_checkpoint', 'recover_checkpoints', 'steps_to_keep', 'rotate_checkpoints', 'convert_weights']
+           'OPTIMIZER', 'RESUME_FILES', 'UNFINISHED', 'KEEP', 'is_first_process', 'flush', 'write_text', 'write_json',
+           'read_json', 'explain_failed_write', 'read_header', 'is_whole', 'needed_for_resuming', 'weights_file',
+           'CheckpointInfo', 'inspect_checkpoint', 'list_checkpoints', 'file_sha256', 'clear_folder',
+           'remove_checkpoint', 'publish_checkpoint', 'recover_checkpoints', 'steps_to_keep', 'rotate_checkpoints',
+           'convert_weights']
 
 # %% ../nbs/05_disk.ipynb #077df2c2
 import errno
@@ -135,14 +136,15 @@ WEIGHTS, ADAPTER_CONFIG, ADAPTER_WEIGHTS = "model.safetensors", "adapter_config.
 MARKER = "complete.json"
 STATE = "trainer_state.json"
 LOSSES = "losses.json" # The training loss since the last logged one, and in all
-RESUME_FILES = ("optimizer.pt", "scheduler.pt", STATE)
+OPTIMIZER = "optimizer.pt"
+RESUME_FILES = (OPTIMIZER, "scheduler.pt", STATE)
 UNFINISHED = "checkpoint-is-incomplete.txt" # With which transformers marks a checkpoint while it answers a SIGTERM
 
 def needed_for_resuming(
     name: str, # Of a file in a checkpoint
 ) -> bool:     # True for what rotation removes from a checkpoint that is only kept to be used
     "Whether a file serves only to go on with the training."
-    return name in ("optimizer.pt", "scheduler.pt", "scaler.pt", LOSSES) or name.startswith("rng_state")
+    return name in (OPTIMIZER, "scheduler.pt", "scaler.pt", LOSSES) or name.startswith("rng_state")
 
 def weights_file(
     checkpoint: Path, # A folder called checkpoint-STEP

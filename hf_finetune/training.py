@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['explain_refusal', 'rehearse', 'choose_precision', 'model_label', 'versions', 'finetune', 'one_metric', 'has_result',
-           'start_run', 'what_to_keep', 'finish_run']
+           'assemble', 'start_run', 'what_to_keep', 'leave_kept', 'finish_run']
 
 # %% ../nbs/08_training.ipynb #65d77ac1
 import copy
@@ -20,14 +20,15 @@ from typing import Any
 
 import torch
 from datasets import DatasetDict
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
 
 from .arguments import OWNED, build_arguments, check_arguments, check_reporters, default_arguments, is_number
-from .checkpoint import BASE, Candidate, FORMAT, RUN_FILE, TIMINGS, candidates_of, read_best, read_run, record_best
+from .checkpoint import BASE, BestCheckpoint, Candidate, FORMAT, MANIFEST, RUN_FILE, TIMINGS, candidates_of, check_format, read_best, read_run, record_best
 from .columns import label_names, problem_type
 from .data import data_name, load_data, source_of
 from .device import pick_device, pick_precision, precision_arguments
-from .disk import KEEP, WEIGHTS, clear_folder, explain_failed_write, flush, is_first_process, is_whole, recover_checkpoints, rotate_checkpoints, write_json
+from .disk import (KEEP, WEIGHTS, clear_folder, explain_failed_write, flush, is_first_process, is_whole, list_checkpoints, read_json,
+                              recover_checkpoints, rotate_checkpoints, steps_to_keep, write_json)
 from .inference import usable_precision
 from .loss import weigh_classes
 from .memory import fit_batches, is_out_of_memory
@@ -196,13 +197,38 @@ def has_result(
     folder: Path, # With a run.json
 ) -> bool:        # False if the best checkpoint was lost since
     "Whether a run is finished and its best checkpoint is there."
+    try: content = read_json(folder / MANIFEST)
+    except (FileNotFoundError, ValueError): return False # Nothing, or damaged: it is written anew
+    check_format(folder / MANIFEST, content)
     if not RunRecord(folder).finished: return False
     try: read_best(folder)
     except (ValueError, FileNotFoundError) as error:
-        tell(f"{error}; here it is trained again")
+        tell(f"{error}; here the training is taken up again")
         return False
     return True
 
+def assemble(
+    model: PreTrainedModel,             # At its start
+    tokenizer: PreTrainedTokenizerBase, # Of the model
+    arguments: TrainingArguments,       # As build_arguments gives them
+    rows: DatasetDict,                  # As tokenize_data gives them
+    keeper: RunFolder,                  # Of the run
+    settings: Mapping[str, Any],        # What is asked, as in run.json
+    asked: Mapping[str, Any],           # Training arguments given by the caller
+    callbacks: Sequence[TrainerCallback], # The caller's own
+    metric: str | Score,                # That names the best checkpoint
+) -> FinetuneTrainer:                   # Ready to train; nothing is written yet
+    "Put the trainer of a run together."
+    asked_for = arguments.gradient_accumulation_steps
+    with explain_refusal(asked):
+        trainer = build_trainer(model, tokenizer, arguments, metric, rows, [*callbacks, keeper], settings["max_length"], settings["class_weight"])
+        rehearse(trainer)
+    trainer.max_tokens = settings["max_tokens"]
+    if (cuts := arguments.gradient_accumulation_steps // asked_for) > 1:
+        tell(f"max_tokens: each batch of {arguments.train_batch_size} rows is cut into {cuts} of at most {trainer.max_tokens} tokens")
+    return trainer
+
+# %% ../nbs/08_training.ipynb #04617512
 def start_run(
     folder: Path,                       # The run folder, there or not
     settings: dict[str, Any],           # What is asked, for run.json
@@ -219,9 +245,7 @@ def start_run(
     before = read_run(folder) if begun else {}
     settings["keep"] = settings["keep"] or before.get("keep") or "best+last"
     if begun and has_result(folder):
-        if is_first_process() and settings["keep"] == "best": # Asked for now, or cut off by a kill
-            recover_checkpoints(folder)
-            rotate_checkpoints(folder, settings["fingerprint"], {RunRecord(folder).best.step}, None)
+        leave_kept(read_best(folder), settings) # Asked for now, or cut off by a kill
         tell(f"{folder} is finished: this is its result; change an argument for a new run")
         return Run(folder, data, metric=own_metric)
     warning = warn_if_wiped(folder) if "COLAB_RELEASE_TAG" in os.environ else None
@@ -238,12 +262,7 @@ def start_run(
             arguments = build_arguments(folder, settings["arguments"], len(data["train"]), metric, machine)
         rows = tokenize_data(data, tokenizer, settings["max_length"])
         keeper = RunFolder(folder, settings["fingerprint"], settings["metric"], settings["direction"], settings["keep"])
-        with explain_refusal(asked):
-            trainer = build_trainer(model, tokenizer, arguments, metric, rows, [*callbacks, keeper], settings["max_length"], settings["class_weight"])
-            rehearse(trainer)
-        trainer.max_tokens = settings["max_tokens"]
-        if (cuts := arguments.gradient_accumulation_steps // settings["arguments"].get("gradient_accumulation_steps", 1)) > 1:
-            tell(f"max_tokens: each batch of {arguments.train_batch_size} rows is cut into {cuts} of at most {trainer.max_tokens} tokens")
+        trainer = assemble(model, tokenizer, arguments, rows, keeper, settings, asked, callbacks, metric)
         if asked.get("auto_find_batch_size", device.type != "cpu"):
             fit_batches(trainer)
             settings["arguments"]["per_device_eval_batch_size"] = arguments.per_device_eval_batch_size # For the evaluations afterwards
@@ -271,6 +290,18 @@ def what_to_keep(
     if keep is not None and save_total_limit is not None: raise ValueError(f"keep={keep!r} and save_total_limit={save_total_limit} say two things: leave one out")
     return keep if save_total_limit is None else KEEP[save_total_limit - 1] if save_total_limit <= 2 else int(save_total_limit)
 
+def leave_kept(
+    best: BestCheckpoint,        # Of a run whose training is over
+    settings: Mapping[str, Any], # Of the run: its fingerprint, and what to keep
+) -> None:
+    "Delete the checkpoints that need not stay any more."
+    if not is_first_process(): return
+    with explain_failed_write(best.folder):
+        recover_checkpoints(best.folder)
+        own = [info.step for info in list_checkpoints(best.folder) if info.run == settings["fingerprint"]]
+        last = None if settings["keep"] == "best" else max(own, default=None)
+        rotate_checkpoints(best.folder, settings["fingerprint"], steps_to_keep(settings["keep"], best.step, last, own), last)
+
 # %% ../nbs/08_training.ipynb #5634c3ec
 def finish_run(
     run: Run,                        # Trained to its end
@@ -289,5 +320,5 @@ def finish_run(
     with explain_failed_write(run.folder):
         run.save_pictures()
         replace(best, finished=True).write()
-    if run.settings["keep"] == "best" and is_first_process(): rotate_checkpoints(run.folder, run.settings["fingerprint"], {best.step}, None)
+    leave_kept(best, run.settings)
     if is_first_process(): tell(f"{run!r}\n{describe_space(run.folder, best.step)}")
