@@ -122,8 +122,7 @@ def end_of(folder: Path) -> dict[str, Any]:
     with (folder / "history.csv").open() as file: rows = [{name: value for name, value in row.items() if not name.endswith(("runtime", "per_second"))} for row in csv.DictReader(file)]
     scores = json.loads((folder / "metrics.json").read_text())["validation"]
     return dict(choice=json.loads((folder / "best_checkpoint.json").read_text()), history=hashlib.sha256(json.dumps(rows).encode()).hexdigest(), events=len(rows), scores=scores,
-                weights={path.parent.name: file_sha256(path) for path in sorted(folder.glob("checkpoint-*/model.safetensors"))},
-                state={path.parent.name: file_sha256(path) for path in sorted(folder.glob("checkpoint-*/optimizer.pt"))})
+                weights={path.parent.name: file_sha256(path) for path in sorted(folder.glob("checkpoint-*/model.safetensors"))})
 
 
 def left_behind(folder: Path) -> dict[str, Any]:
