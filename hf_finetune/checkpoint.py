@@ -285,6 +285,7 @@ def find_base(
     kept = folder / BASE
     return base or (kept if kept.is_dir() else noted["model"]), digest
 
+# %% ../nbs/06_checkpoint.ipynb #44b040d3
 def load_best(
     folder: str | Path,             # A run folder, or with `metric` one that a plain Trainer wrote checkpoints into
     base: str | Path | None = None, # For LoRA: name or folder of the model that it was trained on; as the run noted it if None

@@ -31,8 +31,12 @@ def start(environment: dict[str, str]) -> tuple[subprocess.Popen | None, list[st
 def serve(listener: socket.socket) -> None:
     "Import, then answer each connection with a fork that becomes a kernel."
     os.environ["JPY_PARENT_PID"] = str(os.getpid())  # ipykernel reads it once, and ends when that process does
-    import accelerate, datasets, evaluate, ipykernel.kernelapp, pandas, scipy.stats, sklearn.metrics, torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification, Trainer, TrainingArguments
+    import accelerate, datasets, evaluate, ipykernel.kernelapp, pandas, scipy.stats, sklearn.metrics, torch, transformers.trainer
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification, TrainingArguments
+    from transformers.utils.notebook import NotebookProgressCallback
+    # These two look, when they are imported, whether they are in a kernel
+    pandas.set_option("display.max_columns", 20)
+    transformers.trainer.DEFAULT_PROGRESS_CALLBACK = NotebookProgressCallback
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
     while True:
         connection, _ = listener.accept()
