@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from .disk import write_json
+from .disk import explain_failed_write, write_json
 from .evaluation import check_outputs, new_axis
 from .inference import CALIBRATION
 from .metrics import SCORES, TASKS, Outputs, Score, bin_of, confidence_of, find_score
@@ -104,7 +104,7 @@ def calibrate(
     both = dict(before=outputs, after=at_temperature(outputs, temperature))
     error = {when: SCORES["expected_calibration_error"](there.probabilities, there.labels) for when, there in both.items()}
     found = Calibration(temperature, len(outputs), {when: float(there.losses.mean()) for when, there in both.items()}, error, best.checkpoint, best.weights["sha256"])
-    write_json(run.folder / CALIBRATION, asdict(found))
+    with explain_failed_write(run.folder): write_json(run.folder / CALIBRATION, asdict(found))
     return found
 
 # %% ../nbs/09_calibration.ipynb #92d81a8c

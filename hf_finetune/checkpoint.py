@@ -80,7 +80,7 @@ def check_format(
 ) -> None:        # A file without a format is of the first one
     "Raise a ValueError if another version wrote a file in another format."
     found = content.get("format", FORMAT) if isinstance(content, dict) else FORMAT
-    if found != FORMAT: raise ValueError(f"{path} has the format {found!r}, and this version of hf_finetune reads {FORMAT}: install the version that wrote it, or a newer one")
+    if type(found) is not int or found != FORMAT: raise ValueError(f"{path} has the format {found!r}, and this version of hf_finetune reads {FORMAT}: install the version that wrote it, or a newer one")
 
 @dataclass(frozen=True)
 class BestCheckpoint:
@@ -245,6 +245,7 @@ def find_best(
     folder = Path(folder).expanduser()
     ours = (folder / MANIFEST).is_file() or (folder / RUN_FILE).is_file()
     if not ours and not folder.is_dir(): read_run(folder) # Says what is there instead
+    if (folder / RUN_FILE).is_file(): read_run(folder) # Of this version
     best = _read_manifest(folder) if (folder / MANIFEST).is_file() else read_best(folder) if ours else None
     if best and (metric is None or metric_key(metric) == best.metric) and direction in (None, best.direction): return read_best(folder, verify)
     candidates = best.candidates if best else candidates_in(folder)

@@ -120,6 +120,7 @@ def run_train(
         from transformers import EarlyStoppingCallback
         from hf_finetune.arguments import check_arguments
         from hf_finetune.data import load_data
+        from hf_finetune.disk import is_first_process
         from hf_finetune.tokenizer import find_pretrained
         from hf_finetune.training import finetune, one_metric, what_to_keep
         # Before the data is read
@@ -133,6 +134,7 @@ def run_train(
         columns = {name: own.pop(name) for name in ("name", "text_column", "text_pair_column", "label_column", "problem_type") if name in own}
         data = load_data(own.pop("data"), **columns)
         run = finetune(own.pop("model"), data, callbacks=callbacks, **own, **training)
+    if not is_first_process(): return 0 # One of them tells
     best, place = run.best, shlex.quote(str(run.folder))
     example = '"a text" --text_pair "another text"' if run.settings["text_pair"] else '"some text"'
     print(run.table().to_string(index=False, float_format="{:.4f}".format))

@@ -164,6 +164,7 @@ class CheckpointInfo:
     resume_problem: str | None = None # Why no training can go on from it
     run: str | None = None     # Fingerprint of the run that wrote it
     sha256: str | None = None  # Of the weights, as they were written
+    final: bool = False        # Whether it was saved without an optimizer, since nothing was to be trained after it
 
 # %% ../nbs/05_disk.ipynb #09b34c24
 def _fault(folder: Path, names: Iterable[str], sizes: Mapping[str, int]) -> str | None:
@@ -205,7 +206,9 @@ def inspect_checkpoint(
         stopped = weights or _fault(path, [*RESUME_FILES, *filter(needed_for_resuming, sizes)], sizes)
     except (OSError, ValueError) as error: return CheckpointInfo(path, step, False, False, str(error), str(error))
     if not stopped and not any(path.glob("rng_state*.pth")): stopped = "rng_state.pth missing"
-    return CheckpointInfo(path, step, problem is None, stopped is None, problem, stopped, marker.get("run"), marker.get("sha256"))
+    final = bool(sizes) and OPTIMIZER not in sizes
+    if final and not problem: stopped = "it was saved without an optimizer"
+    return CheckpointInfo(path, step, problem is None, stopped is None, problem, stopped, marker.get("run"), marker.get("sha256"), final)
 
 # %% ../nbs/05_disk.ipynb #3e6ccb12
 def list_checkpoints(
@@ -242,9 +245,13 @@ def remove_checkpoint(
     clear_folder(_aside(path))
 
 # %% ../nbs/05_disk.ipynb #e82f5032
+def _free_name(path: Path) -> Path:
+    names = (path.with_name(f"{path.name}-of-another-training{number}") for number in ("", *(f"-{number}" for number in range(2, 1000))))
+    return next(name for name in names if not name.exists() and not name.is_symlink())
+
 def publish_checkpoint(
     temporary: Path, # Holds the finished checkpoint, on the same disk as target
-    target: Path,    # Its final name; what stood there is replaced
+    target: Path,    # Its final name; what stood there is replaced if this run wrote it, else moved aside
     run: str,        # Fingerprint of the run that it belongs to
 ) -> None:
     "Flush a checkpoint to the disk, mark it complete and give it its name."
@@ -254,8 +261,11 @@ def publish_checkpoint(
     write_json(temporary / MARKER, dict(run=run, files=sizes, sha256=file_sha256(weights) if weights.exists() else None))
     flush(temporary)
     if target.exists():
-        clear_folder(_aside(target))
-        target.rename(_aside(target))
+        own = inspect_checkpoint(target).run == run
+        if own: clear_folder(_aside(target))
+        place = _aside(target) if own else _free_name(target)
+        if not own: print(f"{target.name} is of another training: it is called {place.name} now", flush=True)
+        target.rename(place)
     temporary.rename(target)
     flush(target.parent)
     clear_folder(_aside(target))

@@ -203,7 +203,7 @@ def has_result(
     if not RunRecord(folder).finished: return False
     try: read_best(folder)
     except (ValueError, FileNotFoundError) as error:
-        tell(f"{error}; here the training is taken up again")
+        tell(f"{error}; here it is trained again, from the start")
         return False
     return True
 
@@ -274,7 +274,7 @@ def start_run(
             for path in (folder / SAVING).iterdir(): flush(path)
             (folder / SAVING).rename(folder / BASE)
     trainer.accelerator.wait_for_everyone() # The first process has written what the others read
-    train_run(trainer, keeper, settings["save_minutes"])
+    train_run(trainer, keeper, settings["save_minutes"], anew=begun and RunRecord(folder).finished) # It was finished, and its result is lost
     trainer.accelerator.wait_for_everyone()
     run = Run(folder, data, rows, own_metric)
     finish_run(run, candidates_of(trainer.state.log_history))
@@ -300,7 +300,8 @@ def leave_kept(
         recover_checkpoints(best.folder)
         own = [info.step for info in list_checkpoints(best.folder) if info.run == settings["fingerprint"]]
         last = None if settings["keep"] == "best" else max(own, default=None)
-        rotate_checkpoints(best.folder, settings["fingerprint"], steps_to_keep(settings["keep"], best.step, last, own), last)
+        kept = steps_to_keep(settings["keep"], best.step, last, own)
+        rotate_checkpoints(best.folder, settings["fingerprint"], kept, last)
 
 # %% ../nbs/08_training.ipynb #5634c3ec
 def finish_run(
