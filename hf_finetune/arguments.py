@@ -159,7 +159,7 @@ def check_arguments(
     for name, value in arguments.items():
         if name in RENAMED: raise ValueError(f"there is no argument {name}: {RENAMED[name]}")
         if name not in FIELDS:
-            near = difflib.get_close_matches(name, [*FIELDS, "metric", "max_length", "max_tokens", "class_weight", "trainable", "lora_rank", "keep", "save_minutes", "callbacks"], n=1)
+            near = difflib.get_close_matches(name, [*FIELDS, "metric", "max_length", "max_tokens", "class_weight", "trainable", "lora_rank", "dropout", "keep", "save_minutes", "callbacks"], n=1)
             hint = f"did you mean {near[0]}?" if near else "any field of TrainingArguments may be given"
             raise ValueError(f"unknown argument {name}: {hint}")
         if name in OWNED and not any(isinstance(value, type(same)) and value == same for same in OWNED[name][0]):

@@ -354,6 +354,14 @@ class RunRecord:
         if not isinstance(found, dict): raise ValueError(f"{path} is damaged: delete it, and it is written again")
         return found
 
+    @property
+    def parameters(self) -> dict[str, Any]:
+        "What finetune takes to train the same once more."
+        noted = {name: value for name in ("max_length", "max_tokens", "class_weight", "trainable", "lora_rank", "dropout") if (value := self.settings.get(name)) is not None}
+        try: direction_of(self.settings["metric"])
+        except ValueError: return {**noted, **self.settings["arguments"]} # A function of the caller, that no file holds
+        return {"metric": self.settings["metric"], **noted, **self.settings["arguments"]}
+
     def plot(self) -> Figure: # Learning curves and confusion matrix of the validation split
         "How the run learned, and what its best checkpoint mixes up."
         figure = plt.figure(figsize=(10, 3.2), layout="constrained") # A bare Figure is not drawn by a notebook
