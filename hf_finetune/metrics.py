@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'OF_CLASSES', 'OF_NUMBERS', 'SCORES', 'AVERAGED', 'AVERAGES', 'ALIASES', 'GLUE', 'TASK_METRICS', 'metric_key',
-           'check_pair', 'confidence_of', 'bin_of', 'Score', 'find_score', 'load_metric', 'softmax', 'sigmoid',
-           'check_threshold', 'Outputs', 'fit_score', 'check_metric', 'build_compute_metrics', 'keep_logits',
+           'check_pair', 'confidence_of', 'bin_of', 'Score', 'find_score', 'combine', 'load_metric', 'softmax',
+           'sigmoid', 'check_threshold', 'Outputs', 'fit_score', 'check_metric', 'build_compute_metrics', 'keep_logits',
            'direction_of']
 
 # %% ../nbs/03_metrics.ipynb #9086a41b
@@ -453,6 +453,27 @@ def _named(key: str) -> Score:
     hint = f"did you mean `{nearest[0]}`? " if nearest else ""
     raise ValueError(f"there is no built-in metric `{key}`: {hint}choose one of {', '.join(SCORES)} (f1, precision and recall also with an average, as in f1_macro), "
                      "or give a Score of your own")
+
+# %% ../nbs/03_metrics.ipynb #bb3c7cb8
+def combine(
+    name: str,       # Of the new score
+    function: Callable[[Mapping[str, float]], float], # Of the values by name
+    direction: str,  # maximize or minimize
+    of: Sequence[str | Score], # Built-in names, or scores of your own
+) -> Score:          # To be given where a metric is asked for
+    "A score that is made of others."
+    parts = [find_score(part) for part in of]
+    if not parts: raise ValueError(f"{name} must be made of at least one score, found none")
+    numbers = {part.takes == "numbers" for part in parts}
+    if len(numbers) > 1: raise ValueError(f"{name} is made of scores of numbers and of classes, which no task has both: {', '.join(part.name for part in parts)}")
+    def value(predictions: np.ndarray, references: np.ndarray) -> float:
+        kind = "regression" if numbers == {True} else TASKS[1] if references.ndim == 2 else TASKS[0]
+        classes = predictions if kind == "regression" else (predictions > 0.5).astype(int) if kind == TASKS[1] else predictions.argmax(axis=1)
+        fitted = [find_score(part, kind, None if kind == "regression" else predictions.shape[1]) for part in parts]
+        return function({part.name: part(predictions if part.takes == "probabilities" else classes, references) for part in fitted})
+    tasks = tuple(task for task in TASKS if all(task in part.tasks for part in parts))
+    if not tasks: raise ValueError(f"no task has all of {', '.join(part.name for part in parts)}")
+    return Score(name, value, direction, "numbers" if numbers == {True} else "probabilities", tasks)
 
 # %% ../nbs/03_metrics.ipynb #448b5950
 GLUE = dict(mrpc=("accuracy", "f1"), qqp=("accuracy", "f1"), cola=("matthews_correlation",), stsb=("pearson", "spearmanr"),

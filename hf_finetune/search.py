@@ -17,14 +17,14 @@ import html
 import io
 import json
 import math
+import queue
 import re
+import threading
 import time
 import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as TooLate
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +39,7 @@ import torch
 from datasets import DatasetDict
 from matplotlib.figure import Figure
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, ThresholdPruner
+from optuna.samplers import PartialFixedSampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
@@ -56,7 +57,7 @@ from .metrics import Score, direction_of, metric_key
 from .model import ModelSource, loading_once, quiet_transformers, weights_digest
 from .reading import is_notebook, tell
 from .run import NEUTRAL, Run, RunFolder, alone, content_of, describe_metric, log_table, new_folder, run_fingerprint
-from .space import NAMES, Space, default_space, read_space, suggest
+from .space import NAMES, Space, default_space, read_space, spread_values, suggest
 from .steps import keep_embedding_gradients
 from .tokenizer import tokenize_data
 from .training import RunPlan, assemble, choose_precision, finish_run, model_label, one_metric, plan_run, start_run
@@ -201,15 +202,18 @@ def open_storage(
         path = folder / JOURNAL if storage is None else Path(storage).expanduser()
         if not path.parent.is_dir() or path.is_dir(): raise ValueError(f"storage {path} cannot be a journal: its folder must be there, and it must not be a folder itself")
         return JournalStorage(JournalFileBackend(str(path)))
-    pool = ThreadPoolExecutor(1)
-    try: return pool.submit(RDBStorage, str(storage)).result(REACH_S)
-    except TooLate: raise ValueError(f"storage {_hidden(storage)} did not answer within {REACH_S} s: is its address right, and does it run?") from None
-    except ModuleNotFoundError as error: raise ValueError(f"storage {_hidden(storage)} needs a package that is not installed: pip install {error.name}") from None
-    except Exception as error: # Of SQLAlchemy, of the driver of the database, of Optuna
-        raise ValueError(f"storage {_hidden(storage)} cannot be opened ({' '.join(str(error).split())[:200]})") from None
-    finally: pool.shutdown(wait=False)
+    opened: queue.Queue = queue.Queue()
+    def reach() -> None:
+        try: opened.put(RDBStorage(str(storage)))
+        except Exception as error: opened.put(error) # Of SQLAlchemy, of the driver of the database, of Optuna
+    threading.Thread(target=reach, daemon=True).start() # Nobody waits for it when Python ends
+    try: found = opened.get(timeout=REACH_S)
+    except queue.Empty: raise ValueError(f"storage {_hidden(storage)} did not answer within {REACH_S} s: is its address right, and does it run?") from None
+    if isinstance(found, ImportError): raise ValueError(f"storage {_hidden(storage)} needs the driver of its database, such as psycopg for PostgreSQL: install it ({getattr(found, 'orig', None) or found})")
+    if isinstance(found, Exception): raise ValueError(f"storage {_hidden(storage)} cannot be opened ({_hidden(' '.join(str(found).split())[:200])})")
+    return found
 
-def _hidden(storage: Any) -> str: return re.sub(r"(//[^:/@]*):[^@]*@", r"\1:***@", str(storage)) # Without the password
+def _hidden(storage: Any) -> str: return re.sub(r"(//[^:/@\s]*):[^@\s]*@", r"\1:***@", str(storage)) # Without the password
 
 PRUNERS = ("median", "hyperband", "threshold", "none")
 
@@ -318,7 +322,7 @@ class SearchResult:
         if kind not in PLOTS: raise ValueError(f"kind must be one of {', '.join(PLOTS)}, found {kind!r}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore") # Optuna calls its pictures experimental
-            axes = getattr(pictures, PLOTS[kind])(self.study)
+            axes = getattr(pictures, PLOTS[kind])(self.study, **({} if kind == "pruning" else dict(target_name=self.metric)))
         figure = (axes if hasattr(axes, "figure") else axes.flat[0]).figure
         figure.set_layout_engine("constrained")
         figure.set_size_inches(8, 3)
@@ -374,7 +378,7 @@ class LiveTable:
         self.bar.update(done - self.bar.n)
 
 # %% ../nbs/10_search.ipynb #ba2806d6
-STARTUP = 6 # Trials that are drawn at random before Optuna's TPE begins to learn
+STARTUP = 6 # Trials that are spread over the space before Optuna's TPE begins to learn
 
 def check_study_folder(
     folder: Path,                     # Of the study, there or not
@@ -401,8 +405,10 @@ def run_trial(
 ) -> None:
     "Draw values, train, and tell the study how it ended."
     done = len(finished_trials(study))
-    # Drawn anew for each trial, so that a search that goes on draws what it would have drawn
-    study.sampler = optuna.samplers.TPESampler(seed=int(np.random.SeedSequence([seed, done]).generate_state(1)[0]), n_startup_trials=STARTUP)
+    # A sampler of its own for each trial, so that a search that goes on draws what it would have drawn
+    own_seed = int(np.random.SeedSequence([seed, done]).generate_state(1)[0])
+    if done < STARTUP and not callable(space): study.sampler = PartialFixedSampler(spread_values(space, seed, done), RandomSampler(own_seed))
+    else: study.sampler = TPESampler(seed=own_seed, n_startup_trials=STARTUP)
     trial, best = study.ask(), best_of(study)
     ended = dict(state=TrialState.FAIL)
     try:
