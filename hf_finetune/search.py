@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['POINTS', 'STUDY_FILE', 'JOURNAL', 'TABLE', 'REACH_S', 'PRUNERS', 'PLOTS', 'STARTUP', 'score_now', 'PruneByShare',
-           'TrialFolder', 'Job', 'give_up', 'small_heap', 'train_trial', 'open_storage', 'make_pruner', 'open_study',
-           'counts', 'finished_trials', 'best_of', 'trials_table', 'SearchResult', 'describe_values', 'table_html',
-           'LiveTable', 'check_study_folder', 'alike', 'run_trial', 'tidy', 'check_fixed', 'describe_search',
-           'carry_out', 'finish_search', 'search']
+           'TrialFolder', 'Job', 'give_up', 'small_heap', 'train_trial', 'mend_journal', 'open_storage', 'make_pruner',
+           'open_study', 'counts', 'finished_trials', 'best_of', 'trials_table', 'SearchResult', 'describe_values',
+           'table_html', 'LiveTable', 'read_study', 'alike', 'run_trial', 'tidy', 'check_given_once', 'check_fixed',
+           'describe_search', 'carry_out', 'finish_search', 'search']
 
 # %% ../nbs/10_search.ipynb #92c3b9e7
 import copy
@@ -19,6 +19,7 @@ import json
 import math
 import queue
 import re
+import secrets
 import threading
 import time
 import traceback
@@ -46,21 +47,22 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from .arguments import build_arguments, check_arguments
-from .checkpoint import FORMAT, candidates_of, check_format, read_best, record_best, select_best
+from .checkpoint import FORMAT, MANIFEST, candidates_of, check_format, read_best, record_best, select_best
 from .columns import label_names, problem_type
 from .data import data_fingerprint, data_name, load_data
 from .device import precision_arguments
-from .disk import clear_folder, read_json, write_json, write_text
+from .disk import WEIGHTS, clear_folder, file_sha256, read_json, write_json, write_text
 from .metrics import Score, direction_of, metric_key
 from .model import ModelSource, loading_once, quiet_transformers, weights_digest
 from .reading import is_notebook, tell
 from .run import NEUTRAL, Run, RunFolder, alone, content_of, describe_metric, log_table, new_folder, run_fingerprint
-from .space import NAMES, Space, default_space, read_space, spread_values, suggest
+from .space import NAMES, Space, check_values, default_space, read_space, spread_values, suggest
 from .steps import keep_embedding_gradients
 from .tokenizer import tokenize_data
-from .training import RunPlan, assemble, choose_precision, finish_run, model_label, one_metric, plan_run, start_run
+from .training import RunPlan, assemble, choose_precision, finish_run, keep_model, model_label, one_metric, plan_run, start_run
 
 # %% ../nbs/10_search.ipynb #c3ef1761
 POINTS = (0.125, 0.25, 0.375, 0.5, 0.75) # Shares of a training after which it is compared with the others
@@ -117,6 +119,7 @@ class Job:
     model: ModelSource           # As given to search, like all that follow
     data: DatasetDict
     fixed: dict[str, Any]        # Arguments of finetune that are the same in all trials
+    place: str                   # Of the folder, as its trials note it
     rows: dict[Any, DatasetDict] # Tokenized rows by tokenizer and length, filled as they are needed
 
     def plan(self,
@@ -173,6 +176,7 @@ def train_trial(
         trainer = watch.trainer = assemble(plan, arguments, job.tokenized(plan), keeper)
         trainer.fingerprint = plan.settings["fingerprint"]
         with new_folder(plan.folder): write_json(plan.folder / "run.json", {**plan.settings, "precision": precision, "device": device.type})
+        if plan.keep_base: keep_model(plan.model, plan.folder)
         with quiet_transformers(), keep_embedding_gradients(trainer.model): trainer.train()
         candidates = candidates_of(trainer.state.log_history)
         best = select_best(candidates, plan.settings["metric"], plan.settings["direction"])
@@ -191,6 +195,15 @@ def train_trial(
 STUDY_FILE, JOURNAL, TABLE = "study.json", "study.log", "trials.csv"
 REACH_S = 10 # Seconds until a storage is given up
 
+def mend_journal(
+    path: Path, # Of a journal that nobody else writes
+) -> None:
+    "Take away what a kill has left: a lock, and the first part of a line."
+    for lock in path.parent.glob(f"{path.name}.lock*"): lock.unlink()
+    if not path.is_file(): return
+    content = path.read_bytes()
+    if content and not content.endswith(b"\n"): path.write_bytes(content[:content.rfind(b"\n") + 1])
+
 def open_storage(
     storage: str | Path | BaseStorage | None, # memory, a path of Optuna's journal, a URL of a database, or a storage of Optuna; a journal in the folder if None
     folder: Path,                             # Of the study
@@ -199,9 +212,12 @@ def open_storage(
     if isinstance(storage, BaseStorage): return storage
     if storage == "memory": return InMemoryStorage()
     if storage is None or "://" not in str(storage):
-        path = folder / JOURNAL if storage is None else Path(storage).expanduser()
+        if storage is not None and not isinstance(storage, (str, Path)): raise ValueError(f"storage must be memory, a path, a URL or a storage of Optuna, found {storage!r}")
+        path = (folder / JOURNAL if storage is None else Path(storage).expanduser()).resolve()
         if not path.parent.is_dir() or path.is_dir(): raise ValueError(f"storage {path} cannot be a journal: its folder must be there, and it must not be a folder itself")
-        return JournalStorage(JournalFileBackend(str(path)))
+        if storage is None: mend_journal(path)
+        try: return JournalStorage(JournalFileBackend(str(path)))
+        except (ValueError, KeyError, TypeError) as error: raise ValueError(f"{path} is no journal of Optuna ({type(error).__name__}): give another path, or sqlite:///{path} if it is a database") from None
     opened: queue.Queue = queue.Queue()
     def reach() -> None:
         try: opened.put(RDBStorage(str(storage)))
@@ -222,7 +238,7 @@ def make_pruner(
     direction: str,           # maximize or minimize
 ) -> BasePruner:
     "What decides whether a trial goes on."
-    if isinstance(pruner, BasePruner): return pruner
+    if isinstance(pruner, BasePruner): return copy.deepcopy(pruner) # Some write into themselves, and the next call is to find what was given
     name, _, number = str(pruner).partition("=")
     if name not in PRUNERS: raise ValueError(f"pruner must be one of {', '.join(PRUNERS)}, found {pruner!r}")
     if (name == "threshold") != bool(number): raise ValueError(f"a threshold needs a number, and nothing else takes one: write pruner='threshold=0.6', found {pruner!r}")
@@ -230,7 +246,8 @@ def make_pruner(
     if name == "hyperband": return HyperbandPruner(min_resource=round(1000 * POINTS[0]), max_resource=1000, reduction_factor=3)
     if name == "median": return MedianPruner(n_startup_trials=4)
     try: bound = float(number)
-    except ValueError: raise ValueError(f"the threshold must be a number, found {number!r}") from None
+    except ValueError: bound = math.nan
+    if not math.isfinite(bound): raise ValueError(f"the threshold must be a number, found {number!r}")
     return ThresholdPruner(**({"lower": bound} if direction == "maximize" else {"upper": bound}))
 
 def open_study(
@@ -239,9 +256,14 @@ def open_study(
     direction: str,                   # maximize or minimize
     description: Mapping[str, Any],   # What is searched, flat
     pruner: BasePruner,               # As make_pruner gives it
+    place: str,                       # Of the folder, as its trials note it
 ) -> Study:                           # Nobody runs in it
     "A new study, or the same one again; one of another search is refused."
     known = {summary.study_name: summary for summary in optuna.get_all_study_summaries(storage)}.get(name)
+    if known is not None and not any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or trial.state == TrialState.RUNNING and trial.user_attrs.get("place", place) != place
+                                     for trial in optuna.load_study(storage=storage, study_name=name).get_trials(deepcopy=False)):
+        optuna.delete_study(storage=storage, study_name=name) # Nothing came to an end in it: it begins anew
+        known = None
     if known is None:
         study = optuna.create_study(storage=storage, study_name=name, direction=direction, pruner=pruner)
         study.set_user_attr("description", description)
@@ -251,7 +273,8 @@ def open_study(
     different = [f"{key} {found.get(key, 'not set')} there and {asked.get(key, 'not set')} here" for key in sorted({*found, *asked}) if found.get(key) != asked.get(key)]
     if different: raise ValueError(f"the storage holds another study called {name} ({'; '.join(different)}): give another output_dir, whose name the study has, or none to get one by itself")
     study = optuna.load_study(storage=storage, study_name=name, pruner=pruner)
-    for stale in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]): study.tell(stale.number, state=TrialState.FAIL) # Nobody else is here: it was interrupted
+    for stale in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]): # Those of this folder were interrupted; others may run elsewhere
+        if stale.user_attrs.get("place", place) == place: study.tell(stale.number, state=TrialState.FAIL)
     return study
 
 def counts(trial: FrozenTrial) -> bool: # Not if it was interrupted, which gives no reason
@@ -380,47 +403,57 @@ class LiveTable:
 # %% ../nbs/10_search.ipynb #ba2806d6
 STARTUP = 6 # Trials that are spread over the space before Optuna's TPE begins to learn
 
-def check_study_folder(
+def read_study(
     folder: Path,                     # Of the study, there or not
     description: Mapping[str, Any],   # What is searched, flat
-) -> None:
-    "Raise if the folder holds another study or something else."
+) -> dict[str, Any]:                  # Content of study.json, empty if the study begins
+    "What the folder says of its study; raise if it holds another one, or something else."
     if folder.exists() and not folder.is_dir(): raise ValueError(f"{folder} is a file: give another output_dir")
     inside = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if not inside: return
+    if not {*inside} - {f".{STUDY_FILE}.tmp"}: return {}
     if STUDY_FILE not in inside: raise ValueError(f"{folder} holds {', '.join(inside[:3])} and is no study: give an empty or new output_dir")
     noted = read_json(folder / STUDY_FILE)
     check_format(folder / STUDY_FILE, noted)
-    there = noted.get("description", {}) if isinstance(noted, dict) else {}
+    if not isinstance(noted, dict) or not {"description", "study", "storage", "place"} <= {*noted}: raise ValueError(f"{folder / STUDY_FILE} is damaged: restore it from a copy")
+    table = pd.read_csv(folder / TABLE) if TABLE in inside else pd.DataFrame(dict(state=[]))
+    begun = bool(table["state"].isin(["complete", "pruned"]).any())
+    if not begun: return {**noted, "begun": False} # It may be another one now
+    there = noted["description"]
     different = [f"{name} {there.get(name, 'not set')} there and {description.get(name, 'not set')} here" for name in sorted({*there, *description}) if there.get(name) != description.get(name)]
     if different: raise ValueError(f"{folder} holds another study ({'; '.join(different)}): give another output_dir, or none to get one by itself")
+    return {**noted, "begun": True}
 
-def alike(reason: str) -> str: return re.sub(r"[-+.\d]+(e[-+]?\d+)?", "#", reason) # Apart from its numbers
+def alike(reason: str) -> str: # Apart from its numbers, and from the arguments of the trial
+    return re.sub(r"[-+.\d]+(e[-+]?\d+)?", "#", re.sub(r"cannot train with .*?: ", "", reason))
 
 def run_trial(
-    job: Job,                                # Of the search
-    study: Study,                            # Of the search
-    space: Any,                              # As suggest takes it
-    seed: int,                               # Of the search
+    job: Job,      # Of the search
+    study: Study,  # Of the search
+    space: Any,    # As suggest takes it
+    seed: int,     # Of the search
 ) -> None:
     "Draw values, train, and tell the study how it ended."
     done = len(finished_trials(study))
     # A sampler of its own for each trial, so that a search that goes on draws what it would have drawn
     own_seed = int(np.random.SeedSequence([seed, done]).generate_state(1)[0])
-    if done < STARTUP and not callable(space): study.sampler = PartialFixedSampler(spread_values(space, seed, done), RandomSampler(own_seed))
-    else: study.sampler = TPESampler(seed=own_seed, n_startup_trials=STARTUP)
-    trial, best = study.ask(), best_of(study)
-    ended = dict(state=TrialState.FAIL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if done < STARTUP and not callable(space): study.sampler = PartialFixedSampler(spread_values(space, seed, done), RandomSampler(own_seed))
+        else: study.sampler = TPESampler(seed=own_seed, n_startup_trials=STARTUP)
+    trial, best, values, ended = study.ask(), best_of(study), None, dict(state=TrialState.FAIL)
     try:
-        values = suggest(trial, space)
+        trial.set_user_attr("place", job.place)
+        suggested = suggest(trial, space)
+        check_given_once(suggested, job.fixed)
+        values = suggested
         trial.set_user_attr("values", values)
-        try:
-            with redirect_stdout(io.StringIO()): score = train_trial(job, trial, values, None if best is None else best.value)
-            ended = dict(values=score)
-        except optuna.TrialPruned: ended = dict(state=TrialState.PRUNED)
-        except Exception as error: # Whatever it is, the other trials may be better
-            trial.set_user_attr("reason", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-            traceback.clear_frames(error.__traceback__) # They hold the model
+        with redirect_stdout(io.StringIO()): score = train_trial(job, trial, values, None if best is None else best.value)
+        ended = dict(values=score)
+    except optuna.TrialPruned: ended = dict(state=TrialState.PRUNED)
+    except Exception as error: # Whatever it is, the other trials may be better
+        if values is None and not done: raise # Unless it is the space
+        trial.set_user_attr("reason", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        traceback.clear_frames(error.__traceback__) # They hold the model
     finally: study.tell(trial, **ended)
 
 def tidy(
@@ -429,9 +462,17 @@ def tidy(
 ) -> None:
     "Delete the folders of all trials but the best, and write the table."
     best = best_of(study)
-    for path in folder.glob("trial-*"):
-        if best is None or path.name != f"trial-{best.number}": clear_folder(path)
+    for trial in study.get_trials(deepcopy=False):
+        if best is None or trial.number != best.number: clear_folder(folder / f"trial-{trial.number}")
     write_text(folder / TABLE, trials_table(study).to_csv(index=False))
+
+def check_given_once(
+    searched: Mapping[str, Any], # By name
+    fixed: Mapping[str, Any],    # Arguments that are the same in all trials
+) -> None:
+    "Raise for an argument that is searched and given."
+    both = [name for name in searched if name in fixed and name != "seed"]
+    if both: raise ValueError(f"{both[0]} is searched and given: leave one of the two out")
 
 def check_fixed(
     arguments: Mapping[str, Any], # Of finetune, the same for all trials
@@ -440,6 +481,12 @@ def check_fixed(
     for name in ("keep", "save_minutes", "save_total_limit"):
         if name in arguments: raise ValueError(f"a search keeps the best checkpoint of the best trial and nothing else: leave {name} out")
     check_arguments({name: value for name, value in arguments.items() if name not in (*NAMES, "callbacks")})
+    check_values({name: value for name, value in arguments.items() if name in NAMES})
+    callbacks = arguments.get("callbacks", ())
+    if not isinstance(callbacks, Sequence) or not all(isinstance(callback, TrainerCallback) for callback in callbacks):
+        raise ValueError(f"callbacks must be a list of TrainerCallback objects, found {callbacks!r}")
+    try: copy.deepcopy(callbacks)
+    except Exception as error: raise ValueError(f"each trial gets callbacks of its own, and these cannot be copied ({error})") from None
 
 def describe_search(
     model: ModelSource,            # As given to search, like all that follow
@@ -455,7 +502,9 @@ def describe_search(
     source = str(model) if isinstance(model, (str, Path)) else f"{model_label(model)} ({weights_digest(model)[:8] if isinstance(model, PreTrainedModel) else digest(model)})"
     ranges = {"space": f"a function ({digest(space)})"} if callable(space) else {f"space of {name}": repr(choice) for name, choice in space.items()}
     decides = pruner if isinstance(pruner, str) else f"{type(pruner).__name__} ({digest(vars(pruner))})"
-    used = {name: [type(callback).__name__ for callback in value] if name == "callbacks" else value for name, value in fixed.items() if name not in NEUTRAL}
+    weights = {"weights of the model": file_sha256(file)[:8]} if isinstance(model, (str, Path)) and (file := Path(model).expanduser() / WEIGHTS).is_file() else {}
+    states = [[type(callback).__name__, callback.state()["args"] if isinstance(callback, ExportableState) else None] for callback in fixed.get("callbacks", ())]
+    used = {name: value for name, value in fixed.items() if name not in NEUTRAL and name != "callbacks"} | weights | ({"callbacks": states} if states else {})
     return json.loads(json.dumps(dict(data=data_fingerprint(data), model=source, metric=describe_metric(metric), pruner=decides, seed=seed, **ranges, **used), default=str))
 
 def carry_out(
@@ -481,8 +530,9 @@ def carry_out(
         raise
     finally: table.bar.close()
     if best_of(study) is None:
-        (why, number), *_ = Counter(trial.user_attrs.get("reason", "pruned") for trial in finished_trials(study)).most_common(1)
-        raise ValueError(f"none of {n_trials} trials came to its end: {why} ({number} of them); {job.folder} keeps the table")
+        reasons = [trial.user_attrs.get("reason", "pruned") for trial in finished_trials(study)]
+        (kind, number), *_ = Counter(map(alike, reasons)).most_common(1)
+        raise ValueError(f"none of {n_trials} trials came to its end: {next(reason for reason in reasons if alike(reason) == kind)} ({number} of them); {job.folder} keeps the table")
 
 def finish_search(
     job: Job,     # Of the search
@@ -491,13 +541,14 @@ def finish_search(
     "Make a finished run of the best trial; if its checkpoint is gone, train it again."
     best = best_of(study)
     folder, own_metric = job.folder / f"trial-{best.number}", job.fixed["metric"] if isinstance(job.fixed["metric"], Score) else None
+    if (folder / MANIFEST).is_file(): check_format(folder / MANIFEST, read_json(folder / MANIFEST))
     try: manifest = read_best(folder)
-    except (ValueError, FileNotFoundError):
+    except (ValueError, FileNotFoundError): manifest = None
+    if manifest is None or manifest.value != best.value and not manifest.finished:
         tell(f"the checkpoint of trial {best.number}, the best one, is lost: it is trained again")
-        clear_folder(folder)
-        start_run(job.plan(best.number, best.user_attrs["values"]))
-    else:
-        if manifest.finished: return
+        found = start_run(job.plan(best.number, best.user_attrs["values"])).best
+        if found.value != best.value: tell(f"it comes to {found.metric} {found.value:.4f} here, and {best.value:.4f} was noted: another machine or version?")
+    elif not manifest.finished:
         with redirect_stdout(io.StringIO()): finish_run(Run(folder, job.data, metric=own_metric), manifest.candidates)
 
 # %% ../nbs/10_search.ipynb #1b53ba1b
@@ -515,25 +566,32 @@ def search(
 ) -> SearchResult:                        # Its best is a Run
     "Train with different arguments, keep the best training, and hand it back; or go on with the same search."
     if isinstance(n_trials, bool) or not isinstance(n_trials, Integral) or n_trials < 1: raise ValueError(f"n_trials must be a whole number of at least 1, found {n_trials!r}")
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**32: raise ValueError(f"seed must be a whole number from 0 to {2**32 - 1}, found {seed!r}")
     check_fixed(training_arguments)
     data = load_data(data)
     kind = problem_type(data)
     metric = one_metric(metric, training_arguments.pop("metric_for_best_model", None), kind, len(label_names(data)) if kind != "regression" else 1)
     direction, decides = direction_of(metric), make_pruner(pruner, direction_of(metric))
     if space is None:
-        space = {name: choice for name, choice in default_space(model, data, training_arguments.get("trainable", "all")).items() if name not in training_arguments}
+        space = default_space(model, data, training_arguments)
         tell(f"space: {', '.join(f'{name} {choice}' for name, choice in space.items())}")
     space = space if callable(space) else read_space(space)
-    both = [] if callable(space) else [name for name in space if name in training_arguments or name == "seed"]
-    if both: raise ValueError(f"{both[0]} is searched and given: leave one of the two out")
+    if not callable(space): check_given_once(space, training_arguments)
     description = describe_search(model, data, space, metric, pruner, seed, training_arguments)
     folder = Path("searches") / f"{model_label(model)}-{data_name(data)}-{run_fingerprint(description)}" if output_dir is None else Path(output_dir).expanduser()
     with alone(folder):
-        check_study_folder(folder, description)
+        noted = read_study(folder, description)
+        kept = "journal" if storage is None else _hidden(storage) if isinstance(storage, (str, Path)) else type(storage).__name__
+        begun = noted.get("begun", False)
+        if begun and (noted["storage"] != kept or kept == "memory"):
+            raise ValueError(f"the trials of {folder} were kept in {noted['storage']}{', which is gone: give another output_dir' if kept == 'memory' == noted['storage'] else f', and not in {kept}: give the same storage'}")
+        name, place = noted.get("study", folder.resolve().name), noted.get("place", secrets.token_hex(4))
         with new_folder(folder):
-            study = open_study(open_storage(storage, folder), folder.resolve().name, direction, description, decides)
-            write_json(folder / STUDY_FILE, dict(format=FORMAT, description=description, metric=metric_key(metric), direction=direction))
-        job = Job(folder, model, data, {**training_arguments, "seed": seed, "metric": metric}, {})
+            reached = open_storage(storage, folder)
+            write_json(folder / STUDY_FILE, dict(format=FORMAT, study=name, storage=kept, place=place, metric=metric_key(metric), direction=direction, description=description))
+            study = open_study(reached, name, direction, description, decides, place)
+        if begun and not finished_trials(study): raise ValueError(f"{folder} holds a table of trials that are not in its storage ({kept}): bring that back, or give another output_dir")
+        job = Job(folder, model, data, {**training_arguments, "seed": seed, "metric": metric}, place, {})
         with loading_once(), small_heap(): carry_out(job, study, space, n_trials, seed)
         finish_search(job, study)
     result = SearchResult(folder, study, metric_key(metric), data, metric if isinstance(metric, Score) else None)

@@ -8,6 +8,7 @@ __all__ = ['NAMES', 'Space', 'read_choice', 'check_values', 'read_space', 'check
 
 # %% ../nbs/10_space.ipynb #3d5c128a
 import difflib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from .arguments import FIELDS, OWNED, RENAMED, check_arguments, default_arguments, is_number
 from .model import ModelSource
+from .run import plain_number
 from .tokenizer import find_pretrained
 
 # %% ../nbs/10_space.ipynb #7338536b
@@ -28,6 +30,7 @@ def _range(name: str, low: Any, high: Any, how: Any = None) -> BaseDistribution:
     wanted = f"the range of {name} must be two numbers, the lower one first, and perhaps 'log' or a step"
     if not (is_number(low) and is_number(high)) or not (how in (None, "log") or is_number(how) and how > 0): raise ValueError(f"{wanted}, found {(low, high, *([] if how is None else [how]))}")
     if low > high: raise ValueError(f"{wanted}, found {low} before {high}")
+    if is_number(how) and how > high - low: raise ValueError(f"the range of {name} goes from {low} to {high} in steps of {how}, which is one value: write [{low}, {high}, {how}] if these are the values to try")
     if how == "log" and low <= 0: raise ValueError(f"the range of {name} goes by factors, so it must begin above 0, found {low}")
     whole = isinstance(low, Integral) and isinstance(high, Integral)
     if how == "log": return IntDistribution(int(low), int(high), log=True) if whole else FloatDistribution(low, high, log=True)
@@ -62,6 +65,14 @@ def check_values(
         if name not in (*NAMES, *FIELDS):
             near = difflib.get_close_matches(str(name), [*NAMES, *FIELDS], n=1)
             raise ValueError(f"there is no argument {name} to search{f': did you mean {near[0]}?' if near else ''}")
+    wholes, share = ("max_length", "max_tokens", "lora_rank"), values.get("dropout")
+    for name in wholes:
+        value = values.get(name)
+        if value is not None and not (isinstance(value, Integral) and not isinstance(value, bool) and value >= 1): raise ValueError(f"{name} must be a whole number of at least 1, found {value!r}")
+    if share is not None and not (is_number(share) and 0 <= share < 1): raise ValueError(f"dropout must be a share of at least 0 and below 1, found {share!r}")
+    trained = values.get("trainable", "all")
+    if trained not in ("all", "head", "lora") and not (isinstance(trained, Integral) and not isinstance(trained, bool) and trained >= 0): raise ValueError(f"trainable must be all, head, lora or a number of last layers, found {trained!r}")
+    if isinstance(values.get("model"), (str, Path)): find_pretrained(values["model"])
     check_arguments({name: value for name, value in values.items() if name not in NAMES})
 
 def read_space(
@@ -76,7 +87,8 @@ def read_space(
     return read
 
 # %% ../nbs/10_space.ipynb #a65d2d4f
-def _of_wandb(choice: Mapping[str, Any]) -> Any:
+def _of_wandb(choice: Any) -> Any:
+    if not isinstance(choice, Mapping): return "..."
     if "values" in choice: return list(choice["values"])
     if "value" in choice: return [choice["value"]]
     if {"min", "max"} <= {*choice}: return (choice["min"], choice["max"], *(["log"] if "log" in str(choice.get("distribution")) else []))
@@ -92,7 +104,7 @@ def check_style(
 ) -> None:
     "Raise for a space in the style of another library, with the same in a style that is read."
     if isinstance(space, (list, tuple)) and space and all(isinstance(part, Mapping) and "name" in part for part in space):
-        found = {part["name"]: (part["bounds"]["min"], part["bounds"]["max"]) if "bounds" in part else list(part.get("categorical_values", ["..."])) for part in space}
+        found = {part["name"]: (part["bounds"]["min"], part["bounds"]["max"]) if {"min", "max"} <= {*(part.get("bounds") or ())} else list(part.get("categorical_values") or ["..."]) for part in space}
         raise ValueError(f"this is a space for SigOpt, a service that has ended: write {found}")
     if not isinstance(space, Mapping): raise ValueError(f"a space must be a dictionary of ranges, or a function of a trial that returns names and values, found {space!r}")
     if isinstance(space.get("parameters"), Mapping):
@@ -117,9 +129,12 @@ def suggest(
     values = space(trial)
     if values is None: raise ValueError("the function that defines the space returned nothing: let it return a dictionary of names and values")
     check_style(values)
+    values = {name: str(value) if isinstance(value, Path) else plain_number(value) for name, value in values.items()}
+    try: json.dumps(values)
+    except TypeError as error: raise ValueError(f"the function that defines the space must return numbers, words, True, False or None, found {values} ({error})") from None
     if not values: raise ValueError("the function that defines the space returned an empty dictionary: let it return names and values")
     check_values(values)
-    return dict(values)
+    return values
 
 # %% ../nbs/10_space.ipynb #062d5b45
 def _at(choice: BaseDistribution, share: float) -> Any:
@@ -142,10 +157,11 @@ def spread_values(
 def default_space(
     model: ModelSource,           # As given to finetune
     data: DatasetDict,            # As load_data gives it
-    trainable: str | int = "all", # As given to finetune
+    asked: Mapping[str, Any] = {}, # Arguments of finetune that are given, and not searched
 ) -> dict[str, Any]:              # As read_space takes it
     "Ranges around the values that finetune chooses by itself."
     config = AutoConfig.from_pretrained(find_pretrained(model), trust_remote_code=False) if isinstance(model, (str, Path)) else (model if isinstance(model, PreTrainedModel) else model()).config
-    recipe = default_arguments(config, len(data["train"]), {}, "text_pair" in data["train"].column_names, trainable)
+    recipe = default_arguments(config, len(data["train"]), asked, "text_pair" in data["train"].column_names, asked.get("trainable", "all"))
     rate, size, epochs = recipe["learning_rate"], recipe["per_device_train_batch_size"], recipe["num_train_epochs"]
-    return {"learning_rate": (rate / 4, min(rate * 4, 0.5), "log"), "per_device_train_batch_size": [size // 2, size, size * 2], "num_train_epochs": (epochs, -(-epochs * 3 // 2))}
+    space = {"learning_rate": (rate / 4, min(rate * 4, 0.5), "log"), "per_device_train_batch_size": [size // 2, size, size * 2], "num_train_epochs": (epochs, -(-epochs * 3 // 2))}
+    return {name: choice for name, choice in space.items() if name not in asked and not (name == "num_train_epochs" and "max_steps" in asked)}
