@@ -213,10 +213,10 @@ def open_storage(
     if storage == "memory": return InMemoryStorage()
     if storage is None or "://" not in str(storage):
         if storage is not None and not isinstance(storage, (str, Path)): raise ValueError(f"storage must be memory, a path, a URL or a storage of Optuna, found {storage!r}")
-        path = (folder / JOURNAL if storage is None else Path(storage).expanduser()).resolve()
+        path = folder / JOURNAL if storage is None else Path(storage).expanduser()
         if not path.parent.is_dir() or path.is_dir(): raise ValueError(f"storage {path} cannot be a journal: its folder must be there, and it must not be a folder itself")
         if storage is None: mend_journal(path)
-        try: return JournalStorage(JournalFileBackend(str(path)))
+        try: return JournalStorage(JournalFileBackend(str(path.resolve()))) # Optuna waits forever for a lock beside a relative path
         except (ValueError, KeyError, TypeError) as error: raise ValueError(f"{path} is no journal of Optuna ({type(error).__name__}): give another path, or sqlite:///{path} if it is a database") from None
     opened: queue.Queue = queue.Queue()
     def reach() -> None:

@@ -11,6 +11,8 @@ from packaging.requirements import Requirement
 
 import hf_finetune
 
+KERNEL = {"IPython"}  # imported only where a kernel runs, which brings it
+
 
 def asked_for(name: str, extras: frozenset[str], found: set[tuple[str, str]]) -> None:
     "Add a distribution and what it requires, with some of its extras."
@@ -35,7 +37,7 @@ def main() -> int:
     asked = {name for name, _ in found}
     direct = {name.partition(".")[0] for module in modules for name in imports(module)}
     owners = importlib.metadata.packages_distributions()
-    missing = sorted(name for name in direct if name in owners and not {canonical(owner) for owner in owners[name]} & asked)
+    missing = sorted(name for name in direct - KERNEL if name in owners and not {canonical(owner) for owner in owners[name]} & asked)
     print(f"hf_finetune {hf_finetune.__version__}: {len(modules)} modules import from {hf_finetune.__path__[0]}")
     if missing: print(f"imported, and not among what the wheel asks for: {', '.join(missing)}")
     return 1 if missing else 0
