@@ -155,6 +155,7 @@ def small_heap() -> Iterator[None]:
         gc.unfreeze()
         gc.collect()
 
+# %% ../nbs/10_search.ipynb #76c5061d
 def train_trial(
     job: Job,                  # Of the search
     trial: Trial,              # Of the study, asked
@@ -231,6 +232,7 @@ def open_storage(
 
 def _hidden(storage: Any) -> str: return re.sub(r"(//[^:/@\s]*):[^@\s]*@", r"\1:***@", str(storage)) # Without the password
 
+# %% ../nbs/10_search.ipynb #c6eb4d6b
 PRUNERS = ("median", "hyperband", "threshold", "none")
 
 def make_pruner(
@@ -250,6 +252,7 @@ def make_pruner(
     if not math.isfinite(bound): raise ValueError(f"the threshold must be a number, found {number!r}")
     return ThresholdPruner(**({"lower": bound} if direction == "maximize" else {"upper": bound}))
 
+# %% ../nbs/10_search.ipynb #cfceda1b
 def open_study(
     storage: BaseStorage,             # As open_storage gives it
     name: str,                        # Of the study
@@ -287,6 +290,7 @@ def finished_trials(
     "The trials that came to an end, well or not."
     return [trial for trial in study.get_trials(deepcopy=False) if counts(trial)]
 
+# %% ../nbs/10_search.ipynb #e50660a5
 def best_of(
     study: Study, # With trials or without
 ) -> FrozenTrial | None: # None if none came to its end
@@ -373,6 +377,7 @@ def table_html(
     shown = trials[[name for name in trials if name != "reason" or trials[name].any()]]
     return shown.to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format)
 
+# %% ../nbs/10_search.ipynb #33b70ea5
 class LiveTable:
     "The trials as they come: a table in a notebook that is watched, lines elsewhere."
     def __init__(self,
@@ -382,14 +387,16 @@ class LiveTable:
         self.study, self.n_trials, self.begun, self.before, self.display = study, n_trials, time.monotonic(), len(finished_trials(study)), None
         self.bar = tqdm(total=n_trials, initial=self.before, unit="trial", disable=True if is_notebook() else None)
 
-    def show(self) -> None:
+    def show(self,
+        running: bool = True, # Whether more trials follow
+    ) -> None:
         "Show what has been added."
         table = trials_table(self.study)
         done = len(finished_trials(self.study))
         if is_notebook():
             from IPython.display import HTML, display
             left = (time.monotonic() - self.begun) / max(1, done - self.before) * (self.n_trials - done)
-            more = f", about {left / 60:.0f} min left" if done < self.n_trials else ""
+            more = f", about {left / 60:.0f} min left" if running and done < self.n_trials else ""
             shown = HTML(f"<p>{done} of {self.n_trials} trials{more}</p>{table_html(table)}")
             if self.display is None: self.display = display(shown, display_id=True)
             else: self.display.update(shown)
@@ -423,9 +430,13 @@ def read_study(
     if different: raise ValueError(f"{folder} holds another study ({'; '.join(different)}): give another output_dir, or none to get one by itself")
     return {**noted, "begun": True}
 
-def alike(reason: str) -> str: # Apart from its numbers, and from the arguments of the trial
+def alike(
+    reason: str, # Why a trial failed
+) -> str:        # The same for failures of one kind
+    "A reason without its numbers, and without the arguments of the trial."
     return re.sub(r"[-+.\d]+(e[-+]?\d+)?", "#", re.sub(r"cannot train with .*?: ", "", reason))
 
+# %% ../nbs/10_search.ipynb #f3f5395e
 def run_trial(
     job: Job,      # Of the search
     study: Study,  # Of the search
@@ -466,6 +477,7 @@ def tidy(
         if best is None or trial.number != best.number: clear_folder(folder / f"trial-{trial.number}")
     write_text(folder / TABLE, trials_table(study).to_csv(index=False))
 
+# %% ../nbs/10_search.ipynb #2c7e2a66
 def check_given_once(
     searched: Mapping[str, Any], # By name
     fixed: Mapping[str, Any],    # Arguments that are the same in all trials
@@ -507,6 +519,7 @@ def describe_search(
     used = {name: value for name, value in fixed.items() if name not in NEUTRAL and name != "callbacks"} | weights | ({"callbacks": states} if states else {})
     return json.loads(json.dumps(dict(data=data_fingerprint(data), model=source, metric=describe_metric(metric), pruner=decides, seed=seed, **ranges, **used), default=str))
 
+# %% ../nbs/10_search.ipynb #17762cd9
 def carry_out(
     job: Job,      # Of the search
     study: Study,  # As open_study gives it
@@ -528,7 +541,9 @@ def carry_out(
     except KeyboardInterrupt:
         tell(f"stopped; run the same again to go on: {job.folder}")
         raise
-    finally: table.bar.close()
+    finally:
+        if table.display is not None: table.show(running=False)
+        table.bar.close()
     if best_of(study) is None:
         reasons = [trial.user_attrs.get("reason", "pruned") for trial in finished_trials(study)]
         (kind, number), *_ = Counter(map(alike, reasons)).most_common(1)
