@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NEUTRAL', 'MACHINE', 'CONFUSION_LABELS', 'log_table', 'RunFolder', 'describe_space', 'plain_number', 'describe_run',
-           'run_fingerprint', 'describe_metric', 'content_of', 'check_folder', 'alone', 'new_folder', 'warn_if_wiped',
-           'plot_learning', 'count_confusions', 'plot_confusion', 'history_of', 'RunRecord', 'metric_of_run',
-           'interval_of', 'Run']
+           'run_fingerprint', 'describe_metric', 'content_of', 'differences', 'check_folder', 'alone', 'new_folder',
+           'warn_if_wiped', 'plot_learning', 'count_confusions', 'plot_confusion', 'history_of', 'RunRecord',
+           'metric_of_run', 'interval_of', 'Run']
 
 # %% ../nbs/08_run.ipynb #df852d88
 import dataclasses
@@ -187,6 +187,13 @@ def _used_globals(function: types.FunctionType) -> list[Any]: # Helpers and numb
             or isinstance(value, types.FunctionType) and value.__module__ == function.__module__]
 
 # %% ../nbs/08_run.ipynb #4cf61321
+def differences(
+    there: Mapping[str, Any], # What was asked before, by name
+    here: Mapping[str, Any],  # What is asked now
+) -> str:                     # One line; empty if both are the same
+    "What two descriptions do not share."
+    return "; ".join(f"{name} {there.get(name, 'not set')} there and {here.get(name, 'not set')} here" for name in sorted({*there, *here}) if there.get(name) != here.get(name))
+
 def check_folder(
     folder: Path,                   # Where the run is to be written
     description: Mapping[str, Any], # As describe_run gives it
@@ -201,10 +208,8 @@ def check_folder(
         raise ValueError(f"{folder} holds {inside} and is no run folder: give an empty or new output_dir")
     there = read_run(folder).get("description", {})
     if not isinstance(there, dict): raise ValueError(f"{folder / RUN_FILE} is damaged (its description is {type(there).__name__}): restore it from a copy")
-    different = [f"{name} {there.get(name, 'not set')} there and {description.get(name, 'not set')} here"
-                 for name in sorted({*there, *description}) if there.get(name) != description.get(name)]
-    if different:
-        raise ValueError(f"{folder} holds another run ({'; '.join(different)}): "
+    if different := differences(there, description):
+        raise ValueError(f"{folder} holds another run ({different}): "
                          "give another output_dir, or none to get one by itself")
     return True
 

@@ -58,7 +58,7 @@ from .disk import WEIGHTS, clear_folder, file_sha256, read_json, write_json, wri
 from .metrics import Score, direction_of, metric_key
 from .model import ModelSource, loading_once, quiet_transformers, weights_digest
 from .reading import is_notebook, tell
-from .run import NEUTRAL, Run, RunFolder, alone, content_of, describe_metric, log_table, new_folder, run_fingerprint
+from .run import NEUTRAL, Run, RunFolder, alone, content_of, describe_metric, differences, log_table, new_folder, run_fingerprint
 from .space import NAMES, Space, check_values, default_space, read_space, spread_values, suggest
 from .steps import keep_embedding_gradients
 from .tokenizer import tokenize_data
@@ -263,18 +263,20 @@ def open_study(
 ) -> Study:                           # Nobody runs in it
     "A new study, or the same one again; one of another search is refused."
     known = {summary.study_name: summary for summary in optuna.get_all_study_summaries(storage)}.get(name)
-    if known is not None and not any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or trial.state == TrialState.RUNNING and trial.user_attrs.get("place", place) != place
-                                     for trial in optuna.load_study(storage=storage, study_name=name).get_trials(deepcopy=False)):
-        optuna.delete_study(storage=storage, study_name=name) # Nothing came to an end in it: it begins anew
-        known = None
-    if known is None:
-        study = optuna.create_study(storage=storage, study_name=name, direction=direction, pruner=pruner)
+    if known is not None and known.user_attrs.get("place") == place: # Of this folder, and perhaps nothing came to an end in it: then it begins anew
+        trials = optuna.load_study(storage=storage, study_name=name).get_trials(deepcopy=False)
+        if not any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or trial.state == TrialState.RUNNING and trial.user_attrs.get("place", place) != place for trial in trials):
+            optuna.delete_study(storage=storage, study_name=name)
+            known = None
+    empty = known is not None and not known.n_trials and not known.user_attrs and known.direction.name.lower() == direction # A kill came right after it was made
+    if known is None or empty:
+        study = optuna.create_study(storage=storage, study_name=name, direction=direction, pruner=pruner, load_if_exists=empty)
+        study.set_user_attr("place", place)
         study.set_user_attr("description", description)
         return study
     there = known.user_attrs.get("description") or {}
-    found, asked = ({**about, "direction": way} for about, way in ((there, known.direction.name.lower()), (description, direction)))
-    different = [f"{key} {found.get(key, 'not set')} there and {asked.get(key, 'not set')} here" for key in sorted({*found, *asked}) if found.get(key) != asked.get(key)]
-    if different: raise ValueError(f"the storage holds another study called {name} ({'; '.join(different)}): give another output_dir, whose name the study has, or none to get one by itself")
+    different = differences({**there, "direction": known.direction.name.lower()}, {**description, "direction": direction})
+    if different: raise ValueError(f"the storage holds another study called {name} ({different}): give another output_dir, whose name the study has, or none to get one by itself")
     study = optuna.load_study(storage=storage, study_name=name, pruner=pruner)
     for stale in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]): # Those of this folder were interrupted; others may run elsewhere
         if stale.user_attrs.get("place", place) == place: study.tell(stale.number, state=TrialState.FAIL)
@@ -396,7 +398,7 @@ class LiveTable:
         if is_notebook():
             from IPython.display import HTML, display
             left = (time.monotonic() - self.begun) / max(1, done - self.before) * (self.n_trials - done)
-            more = f", about {left / 60:.0f} min left" if running and done < self.n_trials else ""
+            more = f", about {left / 60:.0f} min left" if running and self.before < done < self.n_trials else ""
             shown = HTML(f"<p>{done} of {self.n_trials} trials{more}</p>{table_html(table)}")
             if self.display is None: self.display = display(shown, display_id=True)
             else: self.display.update(shown)
@@ -425,9 +427,7 @@ def read_study(
     table = pd.read_csv(folder / TABLE) if TABLE in inside else pd.DataFrame(dict(state=[]))
     begun = bool(table["state"].isin(["complete", "pruned"]).any())
     if not begun: return {**noted, "begun": False} # It may be another one now
-    there = noted["description"]
-    different = [f"{name} {there.get(name, 'not set')} there and {description.get(name, 'not set')} here" for name in sorted({*there, *description}) if there.get(name) != description.get(name)]
-    if different: raise ValueError(f"{folder} holds another study ({'; '.join(different)}): give another output_dir, or none to get one by itself")
+    if different := differences(noted["description"], description): raise ValueError(f"{folder} holds another study ({different}): give another output_dir, or none to get one by itself")
     return {**noted, "begun": True}
 
 def alike(
@@ -530,6 +530,7 @@ def carry_out(
     "Run the trials that are missing."
     tidy(job.folder, study)
     table = LiveTable(study, n_trials)
+    if is_notebook(): table.show() # The first trial may take long
     try:
         while len(finished_trials(study)) < n_trials:
             run_trial(job, study, space, seed)
