@@ -1,6 +1,7 @@
 """Search the same space with the same number of trials in three ways, and score what each hands back on rows that no trial has seen.
 
 MiniLM on texts with one class each, on the processor. Each search runs in a process of its own and is written at once; the same command goes on where it stopped.
+With --at_once, so many run side by side, each on cores of its own.
 The folder given as --data holds train.csv and perhaps test.csv with the columns text and label, as TREC has them.
 
 ours    search, everything left alone
@@ -15,7 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
@@ -90,8 +93,9 @@ def search_plain(data: str, rows: int | None, n_trials: int, seed: int) -> dict[
                 rows={split: len(part) for split, part in splits.items()})
 
 
-def work(kind: str, data: str, rows: int | None, n_trials: int, seed: int) -> dict[str, Any]:
+def work(kind: str, data: str, rows: int | None, n_trials: int, seed: int, cores: list[int]) -> dict[str, Any]:
     "One search, in the child."
+    if hasattr(os, "sched_setaffinity"): os.sched_setaffinity(0, cores)
     if kind == "plain": return search_plain(data, rows, n_trials, seed)
     return search_ours(data, rows, n_trials, seed, "none" if kind == "whole" else "median")
 
@@ -103,6 +107,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="of the searches (0 1 2 3 4)")
     parser.add_argument("--n_trials", type=int, default=20, help="of each search (20)")
     parser.add_argument("--rows", type=int, help="use only so many rows of each split")
+    parser.add_argument("--at_once", type=int, default=1, help="searches side by side; the cores are dealt out among them (1)")
     parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS, metavar="KIND", help=f"some of {', '.join(KINDS)} (all)")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "search.json")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -115,6 +120,7 @@ def main() -> None:
     from speed import begin, not_done, stop, write
     if not asked.toy and asked.data is None: stop("search.py needs --data FOLDER with train.csv (text, label), or --toy")
     if not asked.toy and not (asked.data / "train.csv").is_file(): stop(f"{asked.data} lacks train.csv: give a folder that holds it")
+    if not 1 <= asked.at_once <= os.cpu_count(): stop(f"--at_once must be from 1 to {os.cpu_count()}, the cores there are, found {asked.at_once}")
     if asked.n_trials < 1: stop(f"--n_trials must be at least 1, found {asked.n_trials}")
     data = "bbc-news" if asked.toy else str(asked.data.resolve())
     name = data if asked.toy else asked.data.resolve().name
@@ -123,15 +129,21 @@ def main() -> None:
     import importlib.metadata
     result["versions"]["optuna"] = importlib.metadata.version("optuna")
     write(asked.output, result)
-    for job in not_done(result, [dict(kind=kind, seed=seed) for seed in asked.seeds for kind in asked.only]):
+    lock, free = Lock(), [list(range(first, os.cpu_count(), asked.at_once)) for first in range(asked.at_once)]
+    def measure(job: dict[str, Any]) -> None:
+        with lock: own = free.pop()
         with tempfile.TemporaryDirectory() as place:
             answer, load = Path(place) / "answer.json", [round(value, 2) for value in os.getloadavg()]
-            child = [sys.executable, __file__, "--output", str(answer), "--child", json.dumps(dict(**job, data=data, rows=asked.rows, n_trials=asked.n_trials))]
-            subprocess.run(child, env={**os.environ, "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            result["measurements"].append({**job, **json.loads(answer.read_text()), "load_before": load})
+            child = [sys.executable, __file__, "--output", str(answer), "--child", json.dumps(dict(**job, data=data, rows=asked.rows, n_trials=asked.n_trials, cores=own))]
+            quiet = {**os.environ, "OMP_NUM_THREADS": str(len(own)), "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+            subprocess.run(child, env=quiet, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            found = json.loads(answer.read_text())
+        with lock:
+            free.append(own)
+            result["measurements"].append({**job, **found, "cores": len(own), "load_before": load})
             write(asked.output, result)
-            found = result["measurements"][-1]
             print(f"{job['kind']} {job['seed']}: {found['wall_s']} s, validation {found['trials'][found['best']]['score']:.4f}, test {found['test_accuracy']:.4f}", flush=True)
+    with ThreadPoolExecutor(asked.at_once) as lanes: list(lanes.map(measure, not_done(result, [dict(kind=kind, seed=seed) for seed in asked.seeds for kind in asked.only])))
 
 
 if __name__ == "__main__": main()
