@@ -6,8 +6,8 @@ The folder given as --data holds train.csv and perhaps test.csv with the columns
 
 ours    search, everything left alone
 whole   search with pruner="none": every trial is trained to its end
-plain   Trainer.hyperparameter_search with Optuna, as its documentation shows it: dynamic padding, an evaluation after each epoch, told to maximize;
-        what it hands back is trained again, since that is a dictionary
+plain   Trainer.hyperparameter_search with Optuna, as its documentation shows it: dynamic padding, an evaluation after each epoch, told to maximize,
+        without checkpoints; what it hands back is trained again, since that is a dictionary
 """
 import argparse
 import json
@@ -76,7 +76,7 @@ def search_plain(data: str, rows: int | None, n_trials: int, seed: int) -> dict[
     space = read_space(default_space(MODEL, splits))
     half = pick_precision(pick_device()[0])[0] == "bf16"
     def trainer_in(folder: str, **values: Any) -> Trainer:
-        args = TrainingArguments(folder, eval_strategy="epoch", save_strategy="epoch", bf16=half, use_cpu=True, disable_tqdm=True, report_to="none", seed=seed, **values)
+        args = TrainingArguments(folder, eval_strategy="epoch", save_strategy="no", per_device_eval_batch_size=64, bf16=half, use_cpu=True, disable_tqdm=True, report_to="none", seed=seed, **values)
         trainer = Trainer(model_init=lambda trial=None: AutoModelForSequenceClassification.from_pretrained(place, num_labels=len(labels)), args=args, train_dataset=tokens["train"],
                           eval_dataset=tokens["validation"], data_collator=DataCollatorWithPadding(tokenizer), compute_metrics=lambda found: dict(accuracy=float((found.predictions.argmax(1) == found.label_ids).mean())))
         trainer.remove_callback(PrinterCallback)
@@ -88,8 +88,9 @@ def search_plain(data: str, rows: int | None, n_trials: int, seed: int) -> dict[
         wall, trials = time.time() - began, trials_of(optuna.load_study(study_name="plain", storage=storage), began)
         winner = trainer_in(f"{folder}/winner", **best.hyperparameters)
         winner.train()
+        again = time.time() - began - wall
         found = winner.predict(tokens["test"])
-    return dict(wall_s=round(wall, 2), best=int(best.run_id), trials=trials, test_accuracy=float(np.mean(found.predictions.argmax(1) == found.label_ids)), trained_again_s=round(time.time() - began - wall, 2),
+    return dict(wall_s=round(wall, 2), best=int(best.run_id), trials=trials, test_accuracy=float(np.mean(found.predictions.argmax(1) == found.label_ids)), trained_again_s=round(again, 2),
                 rows={split: len(part) for split, part in splits.items()})
 
 
