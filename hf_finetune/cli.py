@@ -172,8 +172,9 @@ def run_search(
     space, seed = own.pop("space", None), training.pop("seed", 42)
     space = None if space is None else read_space_file(space)
     with redirect_stdout(sys.stderr):
-        from hf_finetune.search import make_pruner, search
+        from hf_finetune.search import search
         from hf_finetune.space import read_space
+        from hf_finetune.trial import make_pruner
         if space is not None: read_space(space) # Before the data is read
         make_pruner(own.get("pruner", "median"), "maximize")
         model, data, callbacks = gather_inputs(own, training)

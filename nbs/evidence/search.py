@@ -41,7 +41,9 @@ def trials_of(study: Any, began: float) -> list[dict[str, Any]]:
 
 def search_ours(data: str, rows: int | None, n_trials: int, seed: int, pruner: str) -> dict[str, Any]:
     "In the child: the library's search, with a clock around each training."
-    from hf_finetune import search as page
+    from hf_finetune.search import search
+    from hf_finetune.space import default_space
+    from hf_finetune.study import best_of
     from hf_finetune.trainer import FinetuneTrainer
     splits, spent = read(data, rows), []
     train = FinetuneTrainer.train
@@ -52,13 +54,13 @@ def search_ours(data: str, rows: int | None, n_trials: int, seed: int, pruner: s
     FinetuneTrainer.train = timed
     with tempfile.TemporaryDirectory() as place:
         began = time.time()
-        result = page.search(MODEL, splits, page.default_space(MODEL, splits), n_trials, output_dir=f"{place}/study", pruner=pruner, seed=seed, max_length=MAX_LENGTH, use_cpu=True, disable_tqdm=True)
+        result = search(MODEL, splits, default_space(MODEL, splits), n_trials, output_dir=f"{place}/study", pruner=pruner, seed=seed, max_length=MAX_LENGTH, use_cpu=True, disable_tqdm=True)
         wall, trials = time.time() - began, trials_of(result.study, began)
         for trial, seconds, noted in zip(trials, spent, result.study.trials):
             trial["steps"], trial["planned_steps"] = noted.user_attrs["steps"]
             trial["overhead_s"] = round(trial["seconds"] - seconds, 3)
         tested = result.best.test()["accuracy"]
-        return dict(wall_s=round(wall, 2), best=page.best_of(result.study).number, trials=trials, test_accuracy=tested.value, test_low=tested.low, test_high=tested.high,
+        return dict(wall_s=round(wall, 2), best=best_of(result.study).number, trials=trials, test_accuracy=tested.value, test_low=tested.low, test_high=tested.high,
                     rows={split: len(part) for split, part in splits.items()})
 
 
