@@ -97,7 +97,7 @@ def plot_study(
         warnings.simplefilter("ignore") # Optuna calls its pictures experimental
         axes = getattr(pictures, PLOTS[kind])(study, **({} if kind == "pruning" else dict(target_name=metric)))
     figure = (axes if hasattr(axes, "figure") else axes.flat[0]).figure
-    figure.set_layout_engine("constrained")
+    figure.set_layout_engine("tight") # The constrained one divides by zero where a picture has a bar of colours
     figure.set_size_inches(8, 3)
     plt.close(figure) # Or a notebook draws it twice
     return figure
@@ -234,12 +234,12 @@ def search(
         tell(f"space: {', '.join(f'{name} {choice}' for name, choice in space.items())}")
     space = space if callable(space) else read_space(space)
     if not callable(space): check_given_once(space, training_arguments)
-    description = describe_search(model, data, space, metric, pruner, seed, training_arguments)
+    description, own = describe_search(model, data, space, metric, pruner, seed, training_arguments), own_values(model, data, training_arguments)
     usual = Path("searches") / f"{model_label(model)}-{data_name(data)}-{run_fingerprint(description)}"
     folder = usual if output_dir is None else Path(output_dir).expanduser()
     with alone(folder):
         study, place = begin_study(folder, description, storage, metric_key(metric), direction, decides)
-        job = Job(folder, model, data, {**training_arguments, "seed": seed, "metric": metric}, place, {}, {} if callable(space) else own_values(model, data, training_arguments))
+        job = Job(folder, model, data, {**training_arguments, "seed": seed, "metric": metric}, place, {}, own)
         with loading_once(), small_heap(): carry_out(job, study, space, n_trials, seed)
         finish_search(job, study)
     result = SearchResult(folder, study, metric_key(metric), data, metric if isinstance(metric, Score) else None)
