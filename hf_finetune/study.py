@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STUDY_FILE', 'JOURNAL', 'TABLE', 'REACH_S', 'mend_journal', 'hide_password', 'open_storage', 'is_finished',
-           'finished_trials', 'open_study', 'best_of', 'trials_table', 'describe_values', 'table_html', 'LiveTable',
-           'read_study', 'tidy', 'begin_study']
+           'finished_trials', 'quiet_optuna', 'open_study', 'best_of', 'trials_table', 'describe_values', 'table_html',
+           'LiveTable', 'read_study', 'tidy', 'begin_study']
 
 # %% ../nbs/10_study.ipynb #a8db3ec6
 import json
@@ -15,7 +15,8 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,15 @@ def finished_trials(
     return [trial for trial in study.get_trials(deepcopy=False) if is_finished(trial)]
 
 # %% ../nbs/10_study.ipynb #58c0f1d5
+@contextmanager
+def quiet_optuna() -> Iterator[None]: # Afterwards its verbosity is as it was
+    "Without Optuna's reports inside the block, such as that there is a new study."
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(max(verbosity, optuna.logging.WARNING))
+    try: yield
+    finally: optuna.logging.set_verbosity(verbosity)
+
+# %% ../nbs/10_study.ipynb #f173e11d
 def _nothing_scored(storage: BaseStorage, name: str, place: str) -> bool:
     trials = optuna.load_study(storage=storage, study_name=name).get_trials(deepcopy=False)
     return not any(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or trial.user_attrs.get("place", place) != place for trial in trials)
@@ -131,7 +141,8 @@ def open_study(
         known = None
     empty = known is not None and not known.n_trials and not known.user_attrs and known.direction.name.lower() == direction # A kill came right after it was made
     if known is None or empty:
-        try: study = optuna.create_study(storage=storage, study_name=name, direction=direction, pruner=pruner, load_if_exists=empty)
+        try:
+            with quiet_optuna(): study = optuna.create_study(storage=storage, study_name=name, direction=direction, pruner=pruner, load_if_exists=empty)
         except optuna.exceptions.DuplicatedStudyError: raise ValueError(f"another process has just begun a study called {name} in this storage: run the same again") from None
         study.set_user_attr("place", place)
         study.set_user_attr("description", description)
@@ -220,8 +231,10 @@ class LiveTable:
         "Draw the table of a notebook anew."
         from IPython.display import HTML, display
         done = len(finished_trials(self.study))
-        worked = done - self.before + share
-        left = f", about {(time.monotonic() - self.begun) / worked * (self.n_trials - done - share) / 60:.0f} min left" if running and worked and done < self.n_trials else ""
+        worked, left = done - self.before + share, ""
+        if running and worked and done < self.n_trials:
+            minutes = (time.monotonic() - self.begun) / worked * (self.n_trials - done - share) / 60
+            left = f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"
         shown = HTML(f"<p>{done} of {self.n_trials} trials{where}{left}</p>{table_html(trials_table(self.study))}")
         if self.display is None: self.display = display(shown, display_id=True)
         else: self.display.update(shown)
