@@ -196,8 +196,9 @@ def read_run(
         raise FileNotFoundError(f"there is no folder {folder}: give the run folder that training printed")
     if not (folder / RUN_FILE).is_file():
         inside = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
-        above = f"; give the folder above, {folder.parent}" if re.fullmatch("checkpoint-[0-9]+", folder.name) else ""
-        raise ValueError(f"{folder} is no run folder: expected {RUN_FILE} in it, found {inside}{above}")
+        winner = next(folder.glob(f"trial-*/{MANIFEST}"), None)
+        instead = f"; give the folder above, {folder.parent}" if re.fullmatch("checkpoint-[0-9]+", folder.name) else f"; of a search give the best trial, {winner.parent}" if winner else ""
+        raise ValueError(f"{folder} is no run folder: expected {RUN_FILE} in it, found {inside}{instead}")
     found = read_json(folder / RUN_FILE)
     check_format(folder / RUN_FILE, found)
     missing = [name for name in needed if name not in found] if isinstance(found, dict) else ["everything"]

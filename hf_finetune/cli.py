@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OWN_FLAGS', 'SEARCH_FLAGS', 'FILES', 'CHOSEN', 'training_flags', 'arguments_table', 'parse_value', 'parse_train',
-           'gather_inputs', 'run_train', 'read_space_file', 'run_search', 'open_run', 'run_test', 'run_calibrate',
+           'gather_inputs', 'run_train', 'read_space_text', 'run_search', 'open_run', 'run_test', 'run_calibrate',
            'text_lines', 'read_texts', 'as_table', 'run_predict', 'run_best', 'run_doctor', 'Parser', 'build_parser',
            'train_help', 'main']
 
@@ -23,6 +23,7 @@ import shlex
 import shutil
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -154,14 +155,22 @@ def run_train(
     return 0
 
 # %% ../nbs/11_cli.ipynb #6e72b091
-def read_space_file(
-    path: str,             # A JSON file
+def _named_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    twice = [name for name, number in Counter(name for name, _ in pairs).items() if number > 1]
+    if twice: raise ValueError(f"{twice[0]} is named twice")
+    return dict(pairs)
+
+def read_space_text(
+    space: str,            # A JSON file, or JSON itself
 ) -> dict[str, Any]:       # As search takes it
-    "A space from a file."
-    try: found = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-    except FileNotFoundError: raise FileNotFoundError(f"there is no file {path}: --space takes a JSON file such as " + '{"learning_rate": [1e-5, 2e-4, "log"]}') from None
-    except (ValueError, OSError) as error: raise ValueError(f"--space {path} is not readable as JSON ({error})") from None
-    if not isinstance(found, dict): raise ValueError(f"--space {path} must hold names and their ranges, found {type(found).__name__}")
+    "A space from a file, or as it was typed."
+    try: found = json.loads(space if space.lstrip().startswith("{") else Path(space).expanduser().read_text(encoding="utf-8-sig"), object_pairs_hook=_named_once)
+    except FileNotFoundError: raise FileNotFoundError(f"there is no file {space}: --space takes a JSON file, or JSON such as " + '{"learning_rate": [1e-5, 2e-4, "log"]}') from None
+    except (ValueError, OSError, RecursionError) as error: raise ValueError(f"--space {space[:80]} is not readable as JSON ({error})") from None
+    if not isinstance(found, dict): raise ValueError(f"--space {space} must hold names and their ranges, found {type(found).__name__}")
+    for name, choice in found.items():
+        if isinstance(choice, list) and len(choice) == 2 and all(isinstance(value, float) for value in choice):
+            print(f"{name}: two values, {choice[0]} and {choice[1]}; all between them are {json.dumps({name: dict(low=choice[0], high=choice[1])})}", file=sys.stderr)
     return found
 
 def run_search(
@@ -169,8 +178,9 @@ def run_search(
 ) -> int:                 # Exit code
     "Search, and say what won and what to do next."
     own, training = parse_train(words, SEARCH_FLAGS, "search")
+    if own.get("n_trials", 1) < 1: raise ValueError(f"--n_trials must be at least 1, found {own['n_trials']}")
     space, seed = own.pop("space", None), training.pop("seed", 42)
-    space = None if space is None else read_space_file(space)
+    space = None if space is None else read_space_text(space)
     with redirect_stdout(sys.stderr):
         from hf_finetune.search import search
         from hf_finetune.space import read_space
@@ -180,7 +190,8 @@ def run_search(
         model, data, callbacks = gather_inputs(own, training)
         if callbacks: training["callbacks"] = callbacks
         result = search(model, data, space, seed=seed, **own, **training)
-    table = result.trials.drop(columns=["reason"]).to_string(index=False, float_format="{:.4g}".format, na_rep="")
+    trials = result.trials.drop(columns=[] if result.trials["reason"].any() else ["reason"])
+    table = trials.assign(**{name: trials[name].str[:100] for name in trials if name == "reason"}).to_string(index=False, float_format="{:.4g}".format, na_rep="")
     place = shlex.quote(str(result.best.folder))
     print(f"{table}\n\nbest trial       {result.best.folder}: {result.metric} {result.best.best.value:.4f} on validation, the best of many and so too good"
           f"\nscore on test    hf_finetune test {place}")
@@ -395,7 +406,7 @@ def train_help(
                problem_type="single_label_classification, multi_label_classification or regression (found from the labels)", text_column="column with the text", text_pair_column="column with the second text", label_column="column with the label")
     if command == "search":
         own = {name: text for name, text in own.items() if name not in ("keep", "save_minutes")} | dict(
-            output_dir="folder of the study; searches/MODEL-DATA-FINGERPRINT if not given", space="JSON file with names and ranges: {\"learning_rate\": [1e-5, 2e-4, \"log\"], \"trainable\": [\"all\", \"lora\"]} (around the recipe)",
+            output_dir="folder of the study; searches/MODEL-DATA-FINGERPRINT if not given", space="JSON, or a file of it, with names and values or ranges: {\"learning_rate\": [1e-5, 2e-4, \"log\"], \"warmup_steps\": {\"low\": 0.0, \"high\": 0.2}, \"trainable\": [\"all\", \"lora\"]} (around the recipe)",
             n_trials="in all, also if the search goes on (20)", storage="memory, a journal's path or a database's URL (a journal in the folder)", pruner="median, hyperband, threshold=NUMBER or none (median)")
     what = "Train with different arguments and keep the best, or go on with an interrupted search." if command == "search" else "Train, or go on with an interrupted run."
     lines = [f"usage: hf_finetune {command} [--data DATA] [--model MODEL] [--OPTION VALUE ...]", "", what, "", "options:",

@@ -161,7 +161,7 @@ def set_trainable(
         what = _open_layers(model, trainable) if number and trainable else "the head"
         for part in parts: model.get_submodule(part).requires_grad_(True)
     counts = count_parameters(model)
-    return model, f"{trainable}: {counts['trainable']:,} of {counts['total']:,} weights train ({100 * counts['trainable'] / counts['total']:.3g}%): {what}"
+    return model, f"{trainable if isinstance(trainable, str) else f'trainable={trainable}'}: {counts['trainable']:,} of {counts['total']:,} weights train ({100 * counts['trainable'] / counts['total']:.3g}%): {what}"
 
 # %% ../nbs/05_trainable.ipynb #e6dcf3bd
 def save_adapter(

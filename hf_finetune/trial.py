@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOOK_ROWS', 'POINTS', 'PRUNERS', 'STARTUP', 'look_rows', 'score_now', 'PruneByShare', 'make_pruner', 'TrialFolder',
-           'Job', 'give_up', 'small_heap', 'train_trial', 'make_sampler', 'check_given_once', 'run_trial']
+           'Job', 'give_up', 'small_heap', 'train_trial', 'make_sampler', 'check_given_once', 'run_trial',
+           'check_choices']
 
 # %% ../nbs/10_trial.ipynb #2a20a01c
 import copy
@@ -23,6 +24,7 @@ import numpy as np
 import optuna
 import torch
 from datasets import Dataset, DatasetDict
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, ThresholdPruner
 from optuna.samplers import PartialFixedSampler, RandomSampler, TPESampler
 from optuna.study import Study
@@ -36,9 +38,9 @@ from .disk import clear_folder, write_json, write_text
 from .metrics import metric_key
 from .model import ModelSource, quiet_transformers
 from .run import RunFolder, log_table, new_folder
-from .space import NAMES, first_values, spread_values, suggest
+from .space import NAMES, combinations, first_values, leave_out, spread_values, suggest
 from .steps import keep_embedding_gradients
-from .study import best_of, finished_trials
+from .study import best_of, describe_values, finished_trials, unbroken
 from .tokenizer import tokenize_data
 from .training import RunPlan, assemble, choose_precision, keep_model, plan_run
 
@@ -85,7 +87,8 @@ class PruneByShare(TrainerCallback):
 
     def _report(self, points: Sequence[float], score: float) -> None:
         if math.isfinite(score): self.best = max(self.best, self.sign * score)
-        for point in points: self.trial.report(self.sign * self.best, round(1000 * point))
+        with unbroken():
+            for point in points: self.trial.report(self.sign * self.best, round(1000 * point))
 
 # %% ../nbs/10_trial.ipynb #ceb67569
 PRUNERS = ("median", "hyperband", "threshold", "none")
@@ -105,7 +108,7 @@ def make_pruner(
     try: bound = float(number)
     except ValueError: bound = math.nan
     if not math.isfinite(bound): raise ValueError(f"the threshold must be a number, found {number!r}")
-    return ThresholdPruner(**({"lower": bound} if direction == "maximize" else {"upper": bound}))
+    return ThresholdPruner(**({"lower": bound} if direction == "maximize" else {"upper": bound}), n_warmup_steps=500)
 
 # %% ../nbs/10_trial.ipynb #41e50337
 class TrialFolder(RunFolder):
@@ -137,8 +140,21 @@ class Job:
         "The plan of one trial."
         asked = {"keep": "best", "save_minutes": None, "callbacks": (), "metric": None, "max_length": None, "max_tokens": None, "class_weight": None,
                  "trainable": "all", "lora_rank": None, "dropout": None, **copy.deepcopy(self.fixed), **values}
+        if "trainable" in values and asked["trainable"] != "lora": asked["lora_rank"] = None # Given for the trials that have it
         named = {name: asked.pop(name) for name in (*NAMES[1:], "metric", "keep", "save_minutes", "callbacks")}
-        return plan_run(asked.pop("model", self.model), self.data, self.folder / f"trial-{number}", **named, training_arguments=asked)
+        plan = plan_run(asked.pop("model", self.model), self.data, self.folder / f"trial-{number}", **named, training_arguments=asked)
+        plan.settings["searched"] = [*values]
+        return plan
+
+    def arguments(self,
+        plan: RunPlan, # Of a trial
+    ) -> tuple[TrainingArguments, dict[str, str]]: # And what run.json says of the machine
+        "What the Trainer of a trial is given."
+        device, precision = choose_precision(plan.asked, plan.model.config.model_type, None, plan.settings["problem_type"])
+        machine = precision_arguments(device, precision, emulated="bf16" not in plan.asked)
+        arguments = build_arguments(plan.folder, plan.settings["arguments"], len(self.data["train"]), plan.metric, machine)
+        arguments.disable_tqdm, arguments.save_only_model = True, True
+        return arguments, dict(precision=precision, device=device.type)
 
     def tokenized(self,
         plan: RunPlan, # Of a trial
@@ -175,7 +191,7 @@ def _finish(plan: RunPlan, log_history: list[dict[str, float]], trial: Trial) ->
     if (plan.folder / MANIFEST).is_file():
         write_text(plan.folder / "history.csv", log_table(log_history).to_csv(index=False))
         record_best(plan.folder, candidates, metric, direction=direction)
-    trial.set_user_attr("epoch", best.epoch)
+    with unbroken(): trial.set_user_attr("epoch", best.epoch)
     return best.value(metric)
 
 def train_trial(
@@ -189,23 +205,20 @@ def train_trial(
     try:
         plan = job.plan(trial.number, values)
         clear_folder(plan.folder) # A search that began anew may find what a kill has left
-        device, precision = choose_precision(plan.asked, plan.model.config.model_type, None, plan.settings["problem_type"])
-        machine = precision_arguments(device, precision, emulated="bf16" not in plan.asked)
-        arguments = build_arguments(plan.folder, plan.settings["arguments"], len(job.data["train"]), plan.metric, machine)
-        arguments.disable_tqdm, arguments.save_only_model = True, True
+        arguments, machine = job.arguments(plan)
         keeper = TrialFolder(plan.folder, plan.settings["fingerprint"], plan.settings["metric"], plan.settings["direction"], "best")
         keeper.to_beat = to_beat
         watch = PruneByShare(trial, plan.settings["metric"], plan.settings["direction"], seen=job.seen)
         plan.callbacks = [*plan.callbacks, watch]
         trainer = watch.trainer = assemble(plan, arguments, job.tokenized(plan), keeper)
         trainer.fingerprint = plan.settings["fingerprint"]
-        with new_folder(plan.folder): write_json(plan.folder / "run.json", {**plan.settings, "precision": precision, "device": device.type})
+        with new_folder(plan.folder): write_json(plan.folder / "run.json", {**plan.settings, **machine})
         if plan.keep_base: keep_model(plan.model, plan.folder)
         with quiet_transformers(), keep_embedding_gradients(trainer.model): trainer.train()
         return _finish(plan, trainer.state.log_history, trial)
     finally:
         if trainer is not None:
-            trial.set_user_attr("steps", [trainer.state.global_step, trainer.state.max_steps])
+            with unbroken(): trial.set_user_attr("steps", [trainer.state.global_step, trainer.state.max_steps])
             give_up(trainer)
         watch = plan = trainer = keeper = None
 
@@ -223,6 +236,9 @@ def make_sampler(
     own_seed = int(np.random.SeedSequence([seed, done]).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if not callable(space) and (few := combinations(space, seed, own)):
+            tried = [trial.user_attrs["values"] for trial in finished_trials(study)]
+            return PartialFixedSampler(next(values for values in few if leave_out(values) not in tried), RandomSampler(own_seed))
         if done < STARTUP and not callable(space):
             return PartialFixedSampler(spread_values(space, seed, done) if done else first_values(space, seed, own), RandomSampler(own_seed))
         return TPESampler(seed=own_seed, n_startup_trials=STARTUP)
@@ -246,20 +262,45 @@ def run_trial(
     "Draw values, train, and tell the study how it ended."
     best, first = best_of(study), not finished_trials(study)
     study.sampler = make_sampler(study, space, seed, job.own)
-    trial, values, ended = study.ask(), None, dict(state=TrialState.FAIL)
-    try:
+    values, ended = None, dict(state=TrialState.FAIL)
+    with unbroken():
+        trial = study.ask()
         trial.set_user_attr("place", job.place)
-        suggested = suggest(trial, space)
+    try:
+        with unbroken(): suggested = suggest(trial, space)
         check_given_once(suggested, job.fixed)
         values = suggested
-        trial.set_user_attr("values", values)
+        with unbroken(): trial.set_user_attr("values", values)
         with redirect_stdout(io.StringIO()): score = train_trial(job, trial, values, None if best is None else best.value)
         ended = dict(values=score)
     except optuna.TrialPruned: ended = dict(state=TrialState.PRUNED)
+    except optuna.exceptions.UpdateFinishedTrialError:
+        raise ValueError(f"another process has ended trial {trial.number} of {study.study_name}, which was running here: is a copy of {job.folder} in use? Let one go on, and the other one with another output_dir") from None
     except Exception as error: # Whatever it is, the other trials may be better
         if values is None and first: raise # Unless it is the space
-        trial.set_user_attr("reason", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        with unbroken(): trial.set_user_attr("reason", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
         traceback.clear_frames(error.__traceback__) # They hold the model
         gc.collect()
-    finally: study.tell(trial, **ended)
+    finally:
+        with unbroken(): study.tell(trial, skip_if_finished=True, **ended)
     return trial.number
+
+# %% ../nbs/10_trial.ipynb #848d8d4a
+def check_choices(
+    job: Job,                              # Of the search
+    space: Mapping[str, BaseDistribution], # As read_space gives it
+    seed: int,                             # Of the search
+) -> None:
+    "Raise for a value that no trial can have."
+    ranges = [name for name, choice in space.items() if name in NAMES and not isinstance(choice, CategoricalDistribution)]
+    first = {name: value for name, value in first_values(space, seed, job.own).items() if name not in ranges}
+    doubtful: list[dict[str, Any]] = [{}] # What all trials share
+    for name, choice in space.items():
+        values = [choice.low, choice.high] if name in ranges else list(choice.choices) if isinstance(choice, CategoricalDistribution) else []
+        if name in NAMES or any(isinstance(value, str) for value in values): doubtful += [{name: value} for value in values]
+    for changed in doubtful:
+        lora = {"trainable": "lora"} if {"trainable", "lora_rank"} <= {*space} and "lora_rank" in changed else {}
+        try:
+            with redirect_stdout(io.StringIO()): job.arguments(job.plan(0, leave_out({**first, **lora, **changed})))
+        except ValueError as error: raise ValueError(f"{describe_values(changed)} cannot be tried: {error}" if changed else str(error)) from None
+        except Exception: continue # Noted by the trial
