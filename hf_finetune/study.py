@@ -73,8 +73,6 @@ def unbroken() -> Iterator[None]:
         if held: before(signal.SIGINT, None)
 
 # %% ../nbs/10_study.ipynb #e3841cbe
-REACH_S = 10 # Seconds until a storage is given up
-
 def hide_password(
     storage: Any, # Address of a database, or a text that has it
 ) -> str:
@@ -82,6 +80,7 @@ def hide_password(
     hidden = re.sub(r"(//[^:/@\s]*):\S*@", r"\1:***@", str(storage)) # A password may have an @ in it
     return re.sub(r"(password|passwd|pwd)=[^&\s]*", r"\1=***", hidden)
 
+# %% ../nbs/10_study.ipynb #e0b3577a
 def _journal(path: Path, shared: bool) -> BaseStorage:
     if not path.parent.is_dir() or path.is_dir(): raise ValueError(f"storage {path} cannot be a journal: its folder must be there, and it must not be a folder itself")
     if not shared: mend_journal(path, shared)
@@ -94,6 +93,9 @@ def _journal(path: Path, shared: bool) -> BaseStorage:
     except (ValueError, KeyError, TypeError, IndexError) as error:
         out = f"give another path, or sqlite:///{path} if it is a database" if shared else "restore it from a copy, or give another output_dir"
         raise ValueError(f"{path} is no journal of Optuna, or damaged ({type(error).__name__}): {out}") from None
+
+# %% ../nbs/10_study.ipynb #b3cd596e
+REACH_S = 10 # Seconds until a storage is given up
 
 def _database(address: str) -> BaseStorage:
     opened: queue.Queue = queue.Queue()
@@ -111,6 +113,7 @@ def _database(address: str) -> BaseStorage:
     if isinstance(found, Exception): raise ValueError(f"storage {shown} cannot be opened ({hide_password(' '.join(str(found).partition('(Background on this error')[0].split())[:200])})")
     return found
 
+# %% ../nbs/10_study.ipynb #bb00ddd0
 def open_storage(
     storage: str | Path | BaseStorage | None, # memory, a path of Optuna's journal, a URL of a database, or a storage of Optuna; a journal in the folder if None
     folder: Path,                             # Of the study
