@@ -50,10 +50,11 @@ def _default(value: ast.expr) -> str:
 # %% ../nbs/11_cli.ipynb #b09447dd
 @functools.cache
 def arguments_table(
-    name: str,           # RENAMED or OWNED
-) -> dict[str, Any]:     # As it stands in the source
-    "A dictionary of hf_finetune.arguments, read from its source."
-    values = (node.value for node in _tree("hf_finetune", "arguments.py").body
+    name: str,                  # RENAMED or OWNED
+    module: str = "arguments",  # Of hf_finetune
+) -> dict[str, Any]:            # As it stands in the source
+    "A dictionary of a module, read from its source."
+    values = (node.value for node in _tree("hf_finetune", f"{module}.py").body
               if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == name)
     return ast.literal_eval(next(values))
 
@@ -97,6 +98,7 @@ def parse_train(
         if not word.startswith("--"): raise ValueError(f"unexpected {word!r}: options are written --name value")
         if name in arguments_table("RENAMED") and name not in training_flags():
             raise ValueError(f"there is no option --{name}: {arguments_table('RENAMED')[name]}")
+        if command == "search" and name in (there := arguments_table("ELSEWHERE", "search")): raise ValueError(f"there is no option --{name}: {there[name]}")
         if name not in flags and name not in training_flags():
             near = difflib.get_close_matches(name, [*flags, *training_flags()], n=1)
             raise ValueError(f"unknown option --{name}: " + (f"did you mean --{near[0]}?" if near else f"hf_finetune {command} --help lists them"))
@@ -184,6 +186,7 @@ def run_search(
     with redirect_stdout(sys.stderr):
         from hf_finetune.search import search
         from hf_finetune.space import read_space
+        from hf_finetune.study import show_cells
         from hf_finetune.trial import make_pruner
         if space is not None: read_space(space) # Before the data is read
         make_pruner(own.get("pruner", "median"), "maximize")
@@ -191,7 +194,7 @@ def run_search(
         if callbacks: training["callbacks"] = callbacks
         result = search(model, data, space, seed=seed, **own, **training)
     trials = result.trials.drop(columns=[] if result.trials["reason"].any() else ["reason"])
-    table = trials.assign(**{name: trials[name].str[:100] for name in trials if name == "reason"}).to_string(index=False, float_format="{:.4g}".format, na_rep="")
+    table = show_cells(trials.assign(**{name: trials[name].str[:100] for name in trials if name == "reason"})).to_string(index=False, float_format="{:.4g}".format, na_rep="")
     place = shlex.quote(str(result.best.folder))
     print(f"{table}\n\nbest trial       {result.best.folder}: {result.metric} {result.best.best.value:.4f} on validation, the best of many and so too good"
           f"\nscore on test    hf_finetune test {place}")

@@ -88,6 +88,8 @@ ELSEWHERE = { # What searches of others take
     "study_name": "a study is called like its folder: give output_dir",
     "trials": "set n_trials",
     "n_trial": "set n_trials",
+    "num_trials": "set n_trials",
+    "max_trials": "set n_trials",
 }
 
 def check_fixed(
@@ -127,8 +129,10 @@ def plot_study(
         figure = (axes if alone else axes.flat[0]).figure
         figure.set_size_inches(8 if alone else max(8, 3 * axes.size), 3)
         for drawn in figure.axes:
-            if drawn.get_xscale() == "log": drawn.tick_params(axis="x", which="both", rotation=45) # 6x10^-5 and its neighbours overlap
+            if kind == "slice": drawn.tick_params(axis="x", which="both", rotation=45) # 6x10^-5 and its neighbours overlap
         if kind == "pruning": axes.set(xlabel="share of the training, in thousandths", ylabel=metric, title="Best score so far")
+        if kind == "parallel": figure.axes[1].remove() # The bar of colours lies on the last labels, and says what the first axis says
+        if kind == "importance": axes.get_legend().remove() # It lies on the bars
         if alone: figure.tight_layout() # The constrained layout divides by zero where one axis has a bar of colours
         else: figure.set_layout_engine("constrained") # The tight one draws the bar of several over the last
     plt.close(figure) # Or a notebook draws it twice
@@ -220,15 +224,13 @@ def carry_out(
             with unbroken(): tidy(job.folder, study)
             table.show(number)
             check_failures(study, job.folder)
-    except KeyboardInterrupt:
-        tell(f"stopped; run the same again to go on: {job.folder}")
-        raise
     finally: table.close()
     check_winner(study, job.folder)
 
 # %% ../nbs/10_search.ipynb #cf2c70bc
 def _is_run(folder: Path) -> bool: # Whole, or in the middle
-    try: return bool(read_json(folder / RUN_FILE)) and (not (folder / MANIFEST).exists() or bool(read_json(folder / MANIFEST)))
+    names = [RUN_FILE, *([MANIFEST] if (folder / MANIFEST).exists() else [])]
+    try: return all(isinstance(found := read_json(folder / name), dict) and found for name in names)
     except (OSError, ValueError): return False
 
 def finish_search(
@@ -280,12 +282,16 @@ def search(
     usual = Path("searches") / f"{model_label(model)}-{data_name(data)}-{run_fingerprint(description)}"
     folder = usual if output_dir is None else Path(output_dir).expanduser()
     job = Job(folder, model, data, {**training_arguments, "seed": seed, "metric": metric}, "", {}, own)
-    with alone(folder):
-        with loading_once(), small_heap():
-            if not callable(space): check_choices(job, space, seed)
-            with unbroken(): study, job.place = begin_study(folder, description, storage, metric_key(metric), direction, decides)
-            carry_out(job, study, in_order(space, study.user_attrs["description"]), n_trials, seed)
-        finish_search(job, study)
+    try:
+        with alone(folder):
+            with loading_once(), small_heap():
+                if not callable(space): check_choices(job, space, seed)
+                with unbroken(): study, job.place = begin_study(folder, description, storage, metric_key(metric), direction, decides)
+                carry_out(job, study, in_order(space, study.user_attrs["description"]), n_trials, seed)
+            finish_search(job, study)
+    except KeyboardInterrupt:
+        tell(f"stopped; run the same again to go on: {folder}")
+        raise
     result = SearchResult(folder, study, metric_key(metric), data, metric if isinstance(metric, Score) else None)
     tell(repr(result))
     return result

@@ -55,11 +55,11 @@ def read_choice(
         return _range(name, choice["low"], choice["high"], "log" if by_factors else step)
     if isinstance(choice, tuple) and 2 <= len(choice) <= 3 or isinstance(choice, list) and len(choice) == 3 and choice[2] == "log": return _range(name, *choice) # JSON has no tuples
     if not isinstance(choice, list) or not choice: raise ValueError(f"the values of {name} must be a tuple (low, high) or a list with at least one value, found {choice!r}")
-    values = [plain_number(value) for value in choice]
+    values = [str(value) if isinstance(value, Path) else plain_number(value) for value in choice]
     odd = [value for value in values if not isinstance(value, (str, int, float, bool, type(None)))]
     if odd: raise ValueError(f"the values of {name} must be numbers, words, True, False or None, found {odd[0]!r}")
-    twice = [value for value, number in Counter(map(repr, values)).items() if number > 1]
-    if twice: raise ValueError(f"the values of {name} have {twice[0]} twice: leave one out")
+    twice = [value for value, number in Counter(values).items() if number > 1]
+    if twice: raise ValueError(f"the values of {name} have {twice[0]!r} twice: leave one out")
     return CategoricalDistribution(values)
 
 def write_choice(
@@ -171,11 +171,16 @@ def suggest(
     return values
 
 # %% ../nbs/10_space.ipynb #062d5b45
+def _steps(choice: BaseDistribution) -> int: # How many values a range with a step has
+    return int((choice.high - choice.low) / choice.step + 1e-9) + 1
+
+def _on_step(choice: BaseDistribution, place: int) -> Any: # 0.3, and not 0.30000000000000004
+    return choice.low + choice.step * place if isinstance(choice, IntDistribution) else float(f"{choice.low + choice.step * place:.12g}")
+
 def _at(choice: BaseDistribution, share: float) -> Any:
     if isinstance(choice, CategoricalDistribution): return choice.choices[min(int(share * len(choice.choices)), len(choice.choices) - 1)]
-    if choice.log: value = choice.low * (choice.high / choice.low)**share
-    elif choice.step is None: value = choice.low + share * (choice.high - choice.low)
-    else: value = choice.low + choice.step * int(share * (int((choice.high - choice.low) / choice.step + 1e-9) + 1 - 1e-9))
+    if not choice.log and choice.step is not None: return _on_step(choice, int(share * (_steps(choice) - 1e-9)))
+    value = float(choice.low * (choice.high / choice.low)**share if choice.log else choice.low + share * (choice.high - choice.low))
     return round(value) if isinstance(choice, IntDistribution) else min(max(value, choice.low), choice.high)
 
 def spread_values(
@@ -234,9 +239,8 @@ def _values_of(choice: BaseDistribution) -> list[Any]: # Empty if there are more
     if isinstance(choice, CategoricalDistribution): return list(choice.choices)
     if choice.single(): return [choice.low]
     if isinstance(choice, FloatDistribution) and choice.step is None: return []
-    step = 1 if choice.log else choice.step
-    number = round((choice.high - choice.low) / step) + 1
-    return [min(choice.low + step * place, choice.high) for place in range(number)] if number <= FEW else []
+    if choice.log: return [*range(choice.low, choice.high + 1)] if choice.high - choice.low < FEW else []
+    return [_on_step(choice, place) for place in range(_steps(choice))] if _steps(choice) <= FEW else []
 
 def combinations(
     space: Mapping[str, BaseDistribution], # As read_space gives it
@@ -245,9 +249,10 @@ def combinations(
 ) -> list[dict[str, Any]]:                 # In the order in which they are tried; empty if there are more than FEW
     "All that a small space holds."
     values = {name: _values_of(choice) for name, choice in space.items()}
-    if not 0 < math.prod(map(len, values.values())) <= FEW: return []
+    if not 0 < math.prod(map(len, values.values())) <= FEW**2: return [] # Of which leave_out makes fewer
     every = [dict(zip(values, chosen)) for chosen in itertools.product(*values.values())]
-    order = [first_values(space, seed, own), *(every[place] for place in np.random.default_rng(seed).permutation(len(every)))]
-    different: dict[str, dict[str, Any]] = {}
-    for combination in order: different.setdefault(repr(leave_out(combination)), combination)
-    return [*different.values()]
+    first = first_values(space, seed, own)
+    different: dict[Any, dict[str, Any]] = {}
+    for combination in (*(one for one in every if one == first), *(every[place] for place in np.random.default_rng(seed).permutation(len(every)))):
+        different.setdefault(tuple(leave_out(combination).items()), combination)
+    return [*different.values()] if len(different) <= FEW else []

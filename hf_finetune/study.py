@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STUDY_FILE', 'JOURNAL', 'TABLE', 'REACH_S', 'mend_journal', 'unbroken', 'hide_password', 'open_storage',
            'is_finished', 'finished_trials', 'quiet_optuna', 'open_study', 'best_of', 'trials_table', 'describe_values',
-           'table_html', 'LiveTable', 'read_study', 'tidy', 'begin_study']
+           'show_cells', 'table_html', 'LiveTable', 'read_study', 'tidy', 'begin_study']
 
 # %% ../nbs/10_study.ipynb #a8db3ec6
 import json
@@ -162,7 +162,8 @@ def open_study(
     description: Mapping[str, Any],   # What is searched, flat
     pruner: BasePruner,               # As make_pruner gives it
     place: str,                       # Token of the folder, as its trials note it
-) -> Study:                           # Nobody runs in it
+    shared: bool = True,              # Whether others may run in the storage
+) -> Study:                           # Nobody of this place runs in it
     "A new study, or the same one again; one of another search is refused."
     known = {summary.study_name: summary for summary in optuna.get_all_study_summaries(storage)}.get(name)
     if known is not None and known.user_attrs.get("place") == place and _nothing_scored(storage, name, place): # Of this folder: it begins anew
@@ -181,7 +182,7 @@ def open_study(
     if different: raise ValueError(f"the storage holds another study called {name} ({different}): give another output_dir, whose name the study has, or none to get one by itself")
     study = optuna.load_study(storage=storage, study_name=name, pruner=pruner)
     for stale in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]): # Those of this folder were interrupted; others may run elsewhere
-        if stale.user_attrs.get("place") == place: study.tell(stale.number, state=TrialState.FAIL)
+        if not shared or stale.user_attrs.get("place") == place: study.tell(stale.number, state=TrialState.FAIL)
     return study
 
 # %% ../nbs/10_study.ipynb #0fab9bd7
@@ -207,7 +208,9 @@ def trials_table(
         values = {name: "None" if value is None else value for name, value in about.get("values", trial.params).items()} # An empty cell says that a trial has no such value
         rows.append({"trial": trial.number, **values, "score": score, "best so far": best, "state": state, "epoch": about.get("epoch"),
                      "steps": f"{done} of {planned}" if planned else "", "reason": about.get("reason", "")})
-    table = pd.DataFrame(rows, columns=None if rows else ["trial", "score", "best so far", "state", "epoch", "steps", "reason"])
+    last = ["score", "best so far", "state", "epoch", "steps", "reason"]
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in ("trial", *last)]
+    table = pd.DataFrame(rows, columns=["trial", *names, *last])
     for name in table:
         present = [row[name] for row in rows if row.get(name) is not None]
         if 0 < len(present) < len(rows) and all(type(value) is int for value in present): table[name] = table[name].astype("Int64") # And not 16.0
@@ -220,11 +223,18 @@ def describe_values(
     "Names and values, numbers short."
     return ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
 
+def show_cells(
+    trials: pd.DataFrame, # As trials_table gives it
+) -> pd.DataFrame:
+    "The table of a search with empty cells where whole numbers are missing; na_rep of pandas leaves <NA> there."
+    missing = [name for name in trials if trials[name].dtype == "Int64"]
+    return trials.assign(**{name: trials[name].astype(object).where(trials[name].notna(), "") for name in missing})
+
 def table_html(
     trials: pd.DataFrame, # As trials_table gives it
 ) -> str:
     "The table of a search as HTML, columns that say nothing left out."
-    shown = trials[[name for name in trials if name != "reason" or trials[name].any()]]
+    shown = show_cells(trials[[name for name in trials if name != "reason" or trials[name].any()]])
     return shown.to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format)
 
 # %% ../nbs/10_study.ipynb #848d6bd5
@@ -334,7 +344,7 @@ def begin_study(
         reached = open_storage(storage, folder)
         content = dict(format=FORMAT, study=name, storage=kept, place=place, metric=metric, direction=direction, description=description)
         if not noted: write_json(folder / STUDY_FILE, content) # Before the study, which is known by its place after a kill
-        try: study = open_study(reached, name, direction, description, pruner, place)
+        try: study = open_study(reached, name, direction, description, pruner, place, storage is not None)
         except ValueError:
             if not noted: (folder / STUDY_FILE).unlink()
             raise

@@ -9,6 +9,7 @@ __all__ = ['LOOK_ROWS', 'POINTS', 'PRUNERS', 'STARTUP', 'look_rows', 'score_now'
 
 # %% ../nbs/10_trial.ipynb #2a20a01c
 import copy
+import errno
 import gc
 import io
 import math
@@ -31,7 +32,7 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from .arguments import build_arguments
+from .arguments import build_arguments, is_number
 from .checkpoint import MANIFEST, candidates_of, record_best, select_best
 from .device import precision_arguments
 from .disk import clear_folder, write_json, write_text
@@ -237,8 +238,8 @@ def make_sampler(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if not callable(space) and (few := combinations(space, seed, own)):
-            tried = [trial.user_attrs["values"] for trial in finished_trials(study)]
-            return PartialFixedSampler(next(values for values in few if leave_out(values) not in tried), RandomSampler(own_seed))
+            tried = [trial.user_attrs.get("values") for trial in finished_trials(study)]
+            return PartialFixedSampler(next((values for values in few if leave_out(values) not in tried), few[0]), RandomSampler(own_seed))
         if done < STARTUP and not callable(space):
             return PartialFixedSampler(spread_values(space, seed, done) if done else first_values(space, seed, own), RandomSampler(own_seed))
         return TPESampler(seed=own_seed, n_startup_trials=STARTUP)
@@ -278,6 +279,7 @@ def run_trial(
         raise ValueError(f"another process has ended trial {trial.number} of {study.study_name}, which was running here: is a copy of {job.folder} in use? Let one go on, and the other one with another output_dir") from None
     except Exception as error: # Whatever it is, the other trials may be better
         if values is None and first: raise # Unless it is the space
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO): raise # Or the disk, and the trial counts as interrupted
         with unbroken(): trial.set_user_attr("reason", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
         traceback.clear_frames(error.__traceback__) # They hold the model
         gc.collect()
@@ -292,15 +294,19 @@ def check_choices(
     seed: int,                             # Of the search
 ) -> None:
     "Raise for a value that no trial can have."
-    ranges = [name for name, choice in space.items() if name in NAMES and not isinstance(choice, CategoricalDistribution)]
-    first = {name: value for name, value in first_values(space, seed, job.own).items() if name not in ranges}
-    doubtful: list[dict[str, Any]] = [{}] # What all trials share
+    first, doubtful = first_values(space, seed, job.own), [{}] # What all trials share, and each value that may be wrong
     for name, choice in space.items():
-        values = [choice.low, choice.high] if name in ranges else list(choice.choices) if isinstance(choice, CategoricalDistribution) else []
-        if name in NAMES or any(isinstance(value, str) for value in values): doubtful += [{name: value} for value in values]
-    for changed in doubtful:
-        lora = {"trainable": "lora"} if {"trainable", "lora_rank"} <= {*space} and "lora_rank" in changed else {}
+        values = list(choice.choices) if isinstance(choice, CategoricalDistribution) else [choice.low, choice.high]
+        numbers = [value for value in values if is_number(value)]
+        if name in NAMES or any(isinstance(value, str) for value in values): doubtful += [{name: value} for value in values if value not in numbers or value in (min(numbers), max(numbers))]
+        if name in NAMES and values == numbers: first.pop(name) # Nobody has written what was drawn
+    def wrong(values: Mapping[str, Any]) -> str:
+        if "lora_rank" in values and "trainable" in space: values = {**values, "trainable": "lora"}
         try:
-            with redirect_stdout(io.StringIO()): job.arguments(job.plan(0, leave_out({**first, **lora, **changed})))
-        except ValueError as error: raise ValueError(f"{describe_values(changed)} cannot be tried: {error}" if changed else str(error)) from None
-        except Exception: continue # Noted by the trial
+            with redirect_stdout(io.StringIO()): job.arguments(job.plan(0, leave_out({**first, **values})))
+        except (ValueError, ImportError) as error: return str(error)
+        except Exception: pass # Noted by the trial
+        return ""
+    for changed in doubtful:
+        beside = [other for other in doubtful if other and not {*other} & {*changed}]
+        if (error := wrong(changed)) and all(wrong({**other, **changed}) for other in beside): raise ValueError(f"{describe_values(changed)} cannot be tried: {error}" if changed else error)
