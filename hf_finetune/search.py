@@ -26,6 +26,7 @@ from typing import Any
 import pandas as pd
 from datasets import DatasetDict
 from matplotlib.figure import Figure
+from optuna.exceptions import StorageInternalError
 from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage
 from optuna.study import Study
@@ -42,7 +43,7 @@ from .model import ModelSource, loading_once, weights_digest
 from .reading import is_notebook, tell
 from .run import NEUTRAL, Run, alone, content_of, describe_metric, run_fingerprint
 from .space import NAMES, Space, check_values, combinations, default_space, own_values, read_space, write_choice
-from .study import LiveTable, begin_study, best_of, describe_values, finished_trials, table_html, tidy, trials_table, unbroken
+from .study import LiveTable, begin_study, best_of, describe_values, finished_trials, storage_problem, table_html, tidy, trials_table, unbroken
 from .training import finish_run, model_label, one_metric, start_run
 from .trial import Job, check_choices, check_given_once, make_pruner, run_trial, small_heap
 
@@ -292,6 +293,8 @@ def search(
     except KeyboardInterrupt:
         tell(f"stopped; run the same again to go on: {folder}")
         raise
+    except StorageInternalError as error:
+        raise ConnectionError(f"the storage of {folder} was lost ({storage_problem(error.__cause__ or error)}): run the same again when it answers") from None
     result = SearchResult(folder, study, metric_key(metric), data, metric if isinstance(metric, Score) else None)
     tell(repr(result))
     return result

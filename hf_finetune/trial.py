@@ -279,7 +279,8 @@ def run_trial(
         raise ValueError(f"another process has ended trial {trial.number} of {study.study_name}, which was running here: is a copy of {job.folder} in use? Let one go on, and the other one with another output_dir") from None
     except Exception as error: # Whatever it is, the other trials may be better
         if values is None and first: raise # Unless it is the space
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO): raise # Or the disk, and the trial counts as interrupted
+        disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+        if disk or isinstance(error, optuna.exceptions.StorageInternalError): raise # Or the machine, and the trial counts as interrupted
         with unbroken(): trial.set_user_attr("reason", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
         traceback.clear_frames(error.__traceback__) # They hold the model
         gc.collect()
