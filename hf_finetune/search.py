@@ -28,7 +28,7 @@ from datasets import DatasetDict
 from matplotlib.figure import Figure
 from optuna.exceptions import StorageInternalError
 from optuna.pruners import BasePruner
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.study import Study
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_callback import ExportableState
@@ -43,7 +43,7 @@ from .model import ModelSource, loading_once, weights_digest
 from .reading import is_notebook, tell
 from .run import NEUTRAL, Run, alone, content_of, describe_metric, run_fingerprint
 from .space import NAMES, Space, check_values, combinations, default_space, own_values, read_space, write_choice
-from .study import LiveTable, begin_study, best_of, describe_values, finished_trials, storage_problem, table_html, tidy, trials_table, unbroken
+from .study import TABLE, LiveTable, begin_study, best_of, describe_values, finished_trials, storage_problem, table_html, tidy, trials_table, unbroken
 from .training import finish_run, model_label, one_metric, start_run
 from .trial import Job, check_choices, check_given_once, make_pruner, run_trial, small_heap
 
@@ -232,7 +232,7 @@ def carry_out(
 def _is_run(folder: Path) -> bool: # Whole, or in the middle
     names = [RUN_FILE, *([MANIFEST] if (folder / MANIFEST).exists() else [])]
     try: return all(isinstance(found := read_json(folder / name), dict) and found for name in names)
-    except (OSError, ValueError): return False
+    except (FileNotFoundError, NotADirectoryError, ValueError): return False
 
 def finish_search(
     job: Job,     # Of the search
@@ -286,12 +286,13 @@ def search(
     try:
         with alone(folder):
             with loading_once(), small_heap():
-                if not callable(space): check_choices(job, space, seed)
+                if not callable(space) and not (folder / TABLE).exists(): check_choices(job, space, seed)
                 with unbroken(): study, job.place = begin_study(folder, description, storage, metric_key(metric), direction, decides)
                 carry_out(job, study, in_order(space, study.user_attrs["description"]), n_trials, seed)
             finish_search(job, study)
     except KeyboardInterrupt:
-        tell(f"stopped; run the same again to go on: {folder}")
+        gone = storage == "memory" or isinstance(storage, InMemoryStorage)
+        tell(f"stopped; its trials were kept in memory: give another output_dir than {folder}" if gone else f"stopped; run the same again to go on: {folder}")
         raise
     except StorageInternalError as error:
         raise ConnectionError(f"the storage of {folder} was lost ({storage_problem(error.__cause__ or error)}): run the same again when it answers") from None

@@ -34,9 +34,9 @@ def _range(name: str, low: Any, high: Any, how: Any = None) -> BaseDistribution:
     wanted = f"the range of {name} must be two numbers, the lower one first, and perhaps 'log' or a step"
     if not (is_number(low) and is_number(high)) or not (how in (None, "log") or is_number(how) and how > 0): raise ValueError(f"{wanted}, found {(low, high, *([] if how is None else [how]))}")
     if low > high: raise ValueError(f"{wanted}, found {low} before {high}")
-    if is_number(how) and how > high - low: raise ValueError(f"the range of {name} goes from {low} to {high} in steps of {how}, which is one value: write [{low}, {high}, {how}] if these are the values to try")
+    if is_number(how) and how > (high - low) * (1 + 1e-9): raise ValueError(f"the range of {name} goes from {low} to {high} in steps of {how}, which is one value: write [{low}, {high}, {how}] if these are the values to try")
     if how == "log" and low <= 0: raise ValueError(f"the range of {name} goes by factors, so it must begin above 0, found {low}")
-    if is_number(how) and not math.isclose(last := low + how * math.floor((high - low) / how + 1e-9), high): high = last # Of the steps
+    if is_number(how) and not math.isclose(last := low + how * math.floor((high - low) / how + 1e-9), high): high = last if isinstance(last, Integral) else float(f"{last:.12g}") # Of the steps
     whole = isinstance(low, Integral) and isinstance(high, Integral)
     if how == "log": return IntDistribution(int(low), int(high), log=True) if whole else FloatDistribution(low, high, log=True)
     if whole and (how is None or isinstance(how, Integral)): return IntDistribution(int(low), int(high), step=int(how or 1))
@@ -47,6 +47,7 @@ def read_choice(
     choice: Any, # A tuple, a list, a dict with low and high, or a distribution of Optuna
 ) -> BaseDistribution: # As Optuna takes it
     "What may be tried for one argument."
+    if isinstance(choice, CategoricalDistribution): return read_choice(name, list(choice.choices))
     if isinstance(choice, BaseDistribution): return choice
     if isinstance(choice, Mapping):
         if not {"low", "high"} <= {*choice} <= {"low", "high", "log", "step"}: raise ValueError(f"the range of {name} must have low and high, and perhaps log or step, found {dict(choice)}")
@@ -175,7 +176,8 @@ def _steps(choice: BaseDistribution) -> int: # How many values a range with a st
     return int((choice.high - choice.low) / choice.step + 1e-9) + 1
 
 def _on_step(choice: BaseDistribution, place: int) -> Any: # 0.3, and not 0.30000000000000004
-    return choice.low + choice.step * place if isinstance(choice, IntDistribution) else float(f"{choice.low + choice.step * place:.12g}")
+    value = choice.low + choice.step * place
+    return value if isinstance(choice, IntDistribution) else min(max(float(f"{value:.12g}"), choice.low), choice.high)
 
 def _at(choice: BaseDistribution, share: float) -> Any:
     if isinstance(choice, CategoricalDistribution): return choice.choices[min(int(share * len(choice.choices)), len(choice.choices) - 1)]

@@ -78,14 +78,14 @@ def hide_password(
 ) -> str:
     "What may be shown of an address."
     hidden = re.sub(r"(//[^:/@\s]*):\S*@", r"\1:***@", str(storage)) # A password may have an @ in it
-    return re.sub(r"(password|passwd|pwd)=[^&\s]*", r"\1=***", hidden)
+    return re.sub(r"(?i)(password|passwd|pwd)=[^&\s]*", r"\1=***", hidden)
 
 
 def storage_problem(
     error: BaseException, # Of SQLAlchemy, of the driver of a database, of Optuna
 ) -> str:                 # One line
     "What a database says, without password and statement."
-    return hide_password(" ".join(re.split(r"\[SQL|\(Background on", str(error))[0].split())[:200])
+    return " ".join(hide_password(re.split(r"\[SQL|\(Background on", str(error))[0]).split())[:200]
 
 # %% ../nbs/10_study.ipynb #e0b3577a
 def _journal(path: Path, shared: bool) -> BaseStorage:
@@ -268,7 +268,7 @@ class LiveTable:
         "Show what has been added."
         if is_notebook(): return self.draw()
         ended = trials_table(self.study).set_index("trial").loc[number]
-        values = {name: ended[name] for name in ended.index if name not in ("score", "best so far", "state", "epoch", "steps", "reason") and not pd.isna(ended[name])}
+        values = {name: ended[name] for name in ended.index if name not in ("score", "best so far", "state", "epoch", "steps", "reason") and not (pd.api.types.is_scalar(ended[name]) and pd.isna(ended[name]))}
         tail = f": {ended['reason']}" if ended["reason"] else "" if pd.isna(ended["score"]) else f" {ended['score']:.4f}"
         self.bar.set_postfix_str("", refresh=False)
         tqdm.write(": ".join(part for part in (f"trial {number}", describe_values(values), f"{ended['state']}{tail}") if part))

@@ -84,7 +84,8 @@ class PruneByShare(TrainerCallback):
         self.points, looks = self.points[len(due):], not isinstance(self.trial.study.pruner, NopPruner)
         if looks: self._report(due, score_now(self.trainer)[self.metric])
         if self.seen is not None: self.seen(self.trial.number, due[-1])
-        if looks and self.trial.should_prune(): raise optuna.TrialPruned
+        with unbroken(): stays_behind = looks and self.trial.should_prune() # Hyperband writes into the storage
+        if stays_behind: raise optuna.TrialPruned
 
     def _report(self, points: Sequence[float], score: float) -> None:
         if math.isfinite(score): self.best = max(self.best, self.sign * score)
@@ -299,7 +300,7 @@ def check_choices(
     for name, choice in space.items():
         values = list(choice.choices) if isinstance(choice, CategoricalDistribution) else [choice.low, choice.high]
         numbers = [value for value in values if is_number(value)]
-        if name in NAMES or any(isinstance(value, str) for value in values): doubtful += [{name: value} for value in values if value not in numbers or value in (min(numbers), max(numbers))]
+        if name in NAMES or any(isinstance(value, (str, bool)) for value in values): doubtful += [{name: value} for value in values if value not in numbers or value in (min(numbers), max(numbers))]
         if name in NAMES and values == numbers: first.pop(name) # Nobody has written what was drawn
     def wrong(values: Mapping[str, Any]) -> str:
         if "lora_rank" in values and "trainable" in space: values = {**values, "trainable": "lora"}
