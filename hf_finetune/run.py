@@ -362,8 +362,8 @@ class RunRecord:
     @property
     def parameters(self) -> dict[str, Any]:
         "What finetune takes to train the same once more; also the model, if a search chose it."
-        searched = [name for name in ("model",) if name in self.settings.get("searched", ())]
-        noted = {name: value for name in (*searched, "max_length", "max_tokens", "class_weight", "trainable", "lora_rank", "dropout") if (value := self.settings.get(name)) is not None}
+        names = ["max_length", "max_tokens", "class_weight", "trainable", "lora_rank", "dropout"] + [name for name in self.settings.get("searched", ()) if name == "model"]
+        noted = {name: value for name in names if (value := self.settings.get(name)) is not None}
         try: direction_of(self.settings["metric"])
         except ValueError: return {**noted, **self.settings["arguments"]} # A function of the caller, that no file holds
         return {"metric": self.settings["metric"], **noted, **self.settings["arguments"]}

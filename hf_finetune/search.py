@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RANGE', 'ELSEWHERE', 'PLOTS', 'describe_search', 'in_order', 'check_fixed', 'plot_study', 'SearchResult', 'alike',
-           'check_failures', 'check_winner', 'carry_out', 'finish_search', 'search']
+           'check_failures', 'check_winner', 'carry_out', 'finish_search', 'explain_end', 'search']
 
 # %% ../nbs/10_search.ipynb #6c9ba954
 import copy
@@ -15,8 +15,8 @@ import json
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral
@@ -253,6 +253,20 @@ def finish_search(
     elif not manifest.finished:
         with redirect_stdout(io.StringIO()): finish_run(Run(folder, job.data, metric=own_metric), manifest.candidates)
 
+# %% ../nbs/10_search.ipynb #0ab14ec6
+@contextmanager
+def explain_end(
+    folder: Path,    # Of the study
+    in_memory: bool, # Whether nothing but the winner is left when the process ends
+) -> Iterator[None]:
+    "Say after a Ctrl-C how the search goes on, and raise a ConnectionError if its storage was lost."
+    try: yield
+    except KeyboardInterrupt:
+        tell(f"stopped; its trials were kept in memory: give another output_dir than {folder}" if in_memory else f"stopped; run the same again to go on: {folder}")
+        raise
+    except StorageInternalError as error:
+        raise ConnectionError(f"the storage of {folder} was lost ({storage_problem(error.__cause__ or error)}): run the same again when it answers") from None
+
 # %% ../nbs/10_search.ipynb #ba2806d6
 def search(
     model: ModelSource,                   # Built-in name, folder, Hub id, function that builds a model, or a model
@@ -283,19 +297,12 @@ def search(
     usual = Path("searches") / f"{model_label(model)}-{data_name(data)}-{run_fingerprint(description)}"
     folder = usual if output_dir is None else Path(output_dir).expanduser()
     job = Job(folder, model, data, {**training_arguments, "seed": seed, "metric": metric}, "", {}, own)
-    try:
-        with alone(folder):
-            with loading_once(), small_heap():
-                if not callable(space) and not (folder / TABLE).exists(): check_choices(job, space, seed)
-                with unbroken(): study, job.place = begin_study(folder, description, storage, metric_key(metric), direction, decides)
-                carry_out(job, study, in_order(space, study.user_attrs["description"]), n_trials, seed)
-            finish_search(job, study)
-    except KeyboardInterrupt:
-        gone = storage == "memory" or isinstance(storage, InMemoryStorage)
-        tell(f"stopped; its trials were kept in memory: give another output_dir than {folder}" if gone else f"stopped; run the same again to go on: {folder}")
-        raise
-    except StorageInternalError as error:
-        raise ConnectionError(f"the storage of {folder} was lost ({storage_problem(error.__cause__ or error)}): run the same again when it answers") from None
+    with explain_end(folder, storage == "memory" or isinstance(storage, InMemoryStorage)), alone(folder):
+        with loading_once(), small_heap():
+            if not callable(space) and not (folder / TABLE).exists(): check_choices(job, space, seed)
+            with unbroken(): study, job.place = begin_study(folder, description, storage, metric_key(metric), direction, decides)
+            carry_out(job, study, in_order(space, study.user_attrs["description"]), n_trials, seed)
+        finish_search(job, study)
     result = SearchResult(folder, study, metric_key(metric), data, metric if isinstance(metric, Score) else None)
     tell(repr(result))
     return result

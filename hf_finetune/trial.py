@@ -110,7 +110,7 @@ def make_pruner(
     try: bound = float(number)
     except ValueError: bound = math.nan
     if not math.isfinite(bound): raise ValueError(f"the threshold must be a number, found {number!r}")
-    return ThresholdPruner(**({"lower": bound} if direction == "maximize" else {"upper": bound}), n_warmup_steps=500)
+    return ThresholdPruner(**({"lower": bound} if direction == "maximize" else {"upper": bound}), n_warmup_steps=500) # In thousandths of the training
 
 # %% ../nbs/10_trial.ipynb #41e50337
 class TrialFolder(RunFolder):
@@ -300,7 +300,7 @@ def check_choices(
     for name, choice in space.items():
         values = list(choice.choices) if isinstance(choice, CategoricalDistribution) else [choice.low, choice.high]
         numbers = [value for value in values if is_number(value)]
-        if name in NAMES or any(isinstance(value, (str, bool)) for value in values): doubtful += [{name: value} for value in values if value not in numbers or value in (min(numbers), max(numbers))]
+        if name in NAMES or isinstance(choice, CategoricalDistribution): doubtful += [{name: value} for value in values if value not in numbers or value in (min(numbers), max(numbers))]
         if name in NAMES and values == numbers: first.pop(name) # Nobody has written what was drawn
     def wrong(values: Mapping[str, Any]) -> str:
         if "lora_rank" in values and "trainable" in space: values = {**values, "trainable": "lora"}
